@@ -1,0 +1,23 @@
+//! Block devices for the kernel over one [`BlockDevice`] trait: a file in a FUSE mount under a loop device.
+//! Nothing here knows replication.
+
+use bytes::Bytes;
+
+/// Answer to one request; called exactly once, from any thread. An error is an errno (`libc::EIO`).
+pub type Done<T> = Box<dyn FnOnce(Result<T, i32>) + Send>;
+
+/// A device that completes requests in any order. Offsets and lengths are bytes, and need not be aligned.
+/// Semantics are Linux's: a completed write may be volatile until a later flush; FLUSH covers every request
+/// completed before it was submitted; FUA completes on stable media.
+pub trait BlockDevice: Send + Sync + 'static {
+    /// Size in bytes now; may grow.
+    fn size_bytes(&self) -> u64;
+    /// Reads exactly `len` bytes at `offset`.
+    fn read(&self, offset: u64, len: u32, done: Done<Bytes>);
+    /// Writes `data` at `offset`.
+    fn write(&self, offset: u64, data: Bytes, fua: bool, done: Done<()>);
+    /// Makes durable what was completed before.
+    fn flush(&self, done: Done<()>);
+    /// Makes the range read as zeroes; with `discard` its space may be freed.
+    fn zero(&self, offset: u64, len: u64, discard: bool, done: Done<()>);
+}

@@ -1,0 +1,2 @@
+//! The `hikube` binary.
+fn main() {}

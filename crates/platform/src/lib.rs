@@ -1,0 +1,1 @@
+//! The declared cluster: manifest, addresses, certificates, processes, regions and node groups.

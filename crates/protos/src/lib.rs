@@ -1,0 +1,20 @@
+//! gRPC bindings of the protocols that Hikube speaks on Unix sockets: CRI, CSI, the kubelet's plugin
+//! registration, and the engine API. Nothing here has logic.
+#![allow(missing_docs, clippy::all, clippy::unwrap_used)]
+
+/// Container Runtime Interface, v1.
+pub mod cri {
+    tonic::include_proto!("runtime.v1");
+}
+/// Container Storage Interface, 1.12.
+pub mod csi {
+    tonic::include_proto!("csi.v1");
+}
+/// Kubelet plugin registration, v1.
+pub mod registration {
+    tonic::include_proto!("pluginregistration");
+}
+/// The engine API of Hikube.
+pub mod engine {
+    tonic::include_proto!("hikube.engine.v1");
+}

@@ -1,0 +1,1 @@
+//! Facts of the Kubernetes API and the engine that works on them.

@@ -1,0 +1,1 @@
+//! StateStore: etcd semantics behind a trait.
