@@ -18,3 +18,11 @@ pub mod registration {
 pub mod engine {
     tonic::include_proto!("hikube.engine.v1");
 }
+/// etcd v3: services and requests.
+pub mod etcdserverpb {
+    tonic::include_proto!("etcdserverpb");
+}
+/// etcd v3: key-value records.
+pub mod mvccpb {
+    tonic::include_proto!("mvccpb");
+}
