@@ -90,6 +90,11 @@ async fn prepare_and_mount(
     };
     filesystem::check(device, &fs_type).await?;
     let mut all = vec![MOUNT_OPTIONS.to_owned()];
+    if fs_type == "xfs" {
+        // The same file system may still be known to the kernel from a device that died under it. That there is one
+        // writer is the engine's business.
+        all.push("nouuid".into());
+    }
     all.extend_from_slice(options);
     mount::mount(device, path, &fs_type, &all, read_only).await?;
     tracing::info!(volume = id, device = %device.display(), fs_type, path = %path.display(), "staged");
