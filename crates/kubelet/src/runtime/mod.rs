@@ -7,5 +7,7 @@ mod observe;
 mod relist;
 
 pub use call::{Error, Runtime};
-pub use observe::{Cache, ContainerRecord, RuntimePod, Sandbox, State};
-pub use relist::{Relist, Seen};
+#[cfg(test)]
+pub use observe::Sandbox;
+pub use observe::{Cache, ContainerRecord, RuntimePod, State, at};
+pub use relist::Relist;
