@@ -154,7 +154,7 @@ impl Layout {
 
     /// What all namespaces of this cluster start with. A dot cannot be part of a cluster's name.
     pub fn netns_prefix(&self) -> String {
-        format!("hikube.{}.", self.cluster)
+        format!("hk.{}.", self.cluster)
     }
 
     /// Cgroup of the cluster, relative to each hierarchy's root.

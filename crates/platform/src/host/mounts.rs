@@ -67,6 +67,22 @@ pub fn clear(directories: &[PathBuf]) -> Result<(), Error> {
     Ok(())
 }
 
+/// Unmounts the filesystems of block devices below a directory in order, so that all they hold reaches the devices.
+/// One that is still used is detached lazily, after its data was synced.
+pub fn unmount_volumes(directory: &Path) -> Result<(), Error> {
+    let mounts = below(&[directory.to_owned()]);
+    for mount in mounts.iter().filter(|m| m.source.starts_with("/dev/")) {
+        if unmount(&mount.point, UnmountFlags::empty()).is_ok() {
+            continue;
+        }
+        if let Ok(dir) = std::fs::File::open(&mount.point) {
+            let _ = rustix::fs::syncfs(&dir);
+        }
+        detach(&mount.point)?;
+    }
+    Ok(())
+}
+
 fn detach(point: &Path) -> Result<(), Error> {
     match unmount(point, UnmountFlags::DETACH) {
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => Ok(()),
