@@ -78,10 +78,18 @@ impl Client {
         self.parse(Method::GET, path, &bytes)
     }
 
-    /// Whether the server says that it is ready.
+    /// Whether the server answers and says that it is ready.
     pub async fn is_ready(&self) -> bool {
-        let answer = self.request(Method::GET, "/readyz", "", Bytes::new()).await;
-        answer.is_ok()
+        self.readiness().await.unwrap_or(false)
+    }
+
+    /// Whether the server says that it is ready. An error when it does not answer.
+    pub async fn readiness(&self) -> Result<bool, Error> {
+        match self.request(Method::GET, "/readyz", "", Bytes::new()).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.status().is_some() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Sends an object and returns the answer.

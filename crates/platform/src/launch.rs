@@ -19,6 +19,8 @@ pub fn launch(network: Option<&Path>, group: Option<&str>, command: &[String]) -
             return error;
         }
     }
+    // A session of its own: no terminal's signal reaches it.
+    let _ = rustix::process::setsid();
     raise_open_files();
     let Some((program, arguments)) = command.split_first() else {
         return Error::Program {

@@ -16,10 +16,11 @@ pub mod kubeconfig;
 mod launch;
 pub mod layout;
 pub mod manifest;
-mod node;
+pub mod node;
 pub mod pki;
 pub mod plan;
 pub mod registry;
+pub mod storage;
 pub mod supervisor;
 
 pub use launch::launch;

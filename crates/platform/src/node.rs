@@ -10,6 +10,9 @@ use std::time::Duration;
 /// How long containers get between SIGTERM and SIGKILL when a node is stopped.
 const CONTAINER_GRACE: Duration = Duration::from_secs(10);
 
+/// How long an engine may take to flush and detach all its volumes.
+const DETACH_PATIENCE: Duration = Duration::from_secs(30);
+
 /// The configuration file of a node's containerd.
 pub(crate) fn containerd_config_path(layout: &Layout, node: &str) -> PathBuf {
     layout.node(node).join("containerd.toml")
@@ -192,11 +195,55 @@ fn clear(layout: &Layout, node: &str) -> Result<(), Error> {
 }
 
 /// Stops a node's containers and lets go of its volumes in order, for `hikube down`.
-pub fn stop(layout: &Layout, region: &str, node: &str) -> Result<(), Error> {
+pub async fn stop(layout: &Layout, region: &str, node: &str) -> Result<(), Error> {
     let group = layout.node_cgroup(region, node);
     cgroup::terminate(&format!("{group}/pods"), CONTAINER_GRACE)?;
     mounts::unmount_volumes(&layout.kubelet(node))?;
+    match tokio::time::timeout(DETACH_PATIENCE, detach_volumes(&layout.engine_socket(node))).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(status)) => Err(Error::Program {
+            program: "engine",
+            reason: format!("of {node} does not detach its volumes: {}", status.message()),
+        }),
+        Err(_) => Err(Error::Program {
+            program: "engine",
+            reason: format!("of {node} does not detach its volumes within {DETACH_PATIENCE:?}"),
+        }),
+    }
+}
+
+/// Detaches every volume of an engine. One that does not run has none.
+async fn detach_volumes(socket: &Path) -> Result<(), tonic::Status> {
+    use protos::engine::engine_client::EngineClient;
+    use protos::engine::{DetachVolumeRequest, StatusRequest};
+    let Ok(channel) = engine_channel(socket).await else { return Ok(()) };
+    let mut engine = EngineClient::new(channel);
+    let status = engine.status(StatusRequest {}).await?.into_inner();
+    for volume in status.attached {
+        // Nothing uses it: its filesystem was unmounted above.
+        let request = DetachVolumeRequest {
+            id: volume.id,
+            force: true,
+        };
+        engine.detach_volume(request).await?;
+    }
     Ok(())
+}
+
+/// A connection to an engine's socket.
+async fn engine_channel(socket: &Path) -> Result<tonic::transport::Channel, tonic::transport::Error> {
+    let socket = socket.to_owned();
+    let connector = tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move {
+            let stream = tokio::net::UnixStream::connect(socket).await?;
+            Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
+        }
+    });
+    // The address is only a name: the connector above decides where it leads.
+    tonic::transport::Endpoint::from_static("http://engine")
+        .connect_with_connector(connector)
+        .await
 }
 
 /// After everything of a node ended: no mount and no device may be left.
@@ -214,6 +261,27 @@ pub(crate) fn forget(layout: &Layout, node: &str) {
             let _ = std::fs::remove_file(entry.path());
         }
     }
+}
+
+/// Whether the node's containerd accepts connections.
+pub(crate) fn containerd_answers(layout: &Layout, node: &str) -> bool {
+    std::os::unix::net::UnixStream::connect(layout.containerd_socket(node)).is_ok()
+}
+
+/// Imports the node's images once its containerd answers.
+pub async fn import_images(layout: &Layout, node: &str) -> Result<Vec<String>, Error> {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    const PAUSE: Duration = Duration::from_millis(50);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !containerd_answers(layout, node) && std::time::Instant::now() < deadline {
+        tokio::time::sleep(PAUSE).await;
+    }
+    crate::images::import(layout, node)
+}
+
+/// Removes the sockets of the node's shims.
+pub(crate) fn forget_shims(layout: &Layout, node: &str) {
+    remove_shim_sockets(layout, node);
 }
 
 /// containerd puts the sockets of its shims into one directory for the whole machine; each container's bundle

@@ -96,17 +96,18 @@ pub(super) struct Exit {
 }
 
 fn watch(handle: Handle) -> Option<AsyncFd<OwnedFd>> {
-    AsyncFd::with_interest(handle.into_fd(), tokio::io::Interest::READABLE).ok()
+    // SAFETY: the `AsyncFd` owns the descriptor, which nobody else knows, so it stays open and the same.
+    unsafe { AsyncFd::register_with_interest(handle.into_fd(), tokio::io::Interest::READABLE) }.ok()
 }
 
-fn launcher() -> Command {
+pub(crate) fn launcher() -> Command {
     // Not `current_exe`: the file may have been replaced since this process started.
     let mut command = Command::new("/proc/self/exe");
     command.arg("launch");
     command
 }
 
-/// A command with its output in a log file and its own session, so that no terminal's signal reaches it.
+/// A command with its output in a log file.
 pub(crate) fn detached(mut command: Command, log: &Path) -> Result<Command> {
     if let Some(dir) = log.parent() {
         crate::files::private_dir(dir)?;
@@ -116,13 +117,11 @@ pub(crate) fn detached(mut command: Command, log: &Path) -> Result<Command> {
         .append(true)
         .mode(0o600)
         .open(log)?;
-    use std::os::unix::process::CommandExt;
     command
         .stdin(Stdio::null())
         .stdout(file.try_clone()?)
         .stderr(file)
-        .current_dir("/")
-        .process_group(0);
+        .current_dir("/");
     Ok(command)
 }
 

@@ -10,6 +10,7 @@ mod control;
 mod log;
 mod spec;
 
+pub(crate) use child::{detached, launcher};
 pub use control::{Request, Response, call};
 pub use spec::{Component, Prepare, State, Status, Unit};
 
