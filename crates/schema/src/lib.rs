@@ -36,7 +36,7 @@ mod validate;
 mod value;
 
 pub use defaults::{default, default_kind};
-pub use fields::{field_labels, is_selectable};
+pub use fields::{check_field_selector, field_labels, is_selectable};
 pub use merge::merge_patch;
 pub use prune::{FieldIssue, IssueKind, prune, prune_kind};
 pub use registry::{Registry, Resource, Subresource, Text, registry};

@@ -52,18 +52,6 @@ pub(crate) fn object_mut<'a>(value: &'a mut Value, path: &[&str]) -> Option<&'a 
     value.as_object_mut()
 }
 
-/// The items of the list at a path, for writing; none if there is no list.
-pub(crate) fn items_mut<'a>(value: &'a mut Value, path: &[&str]) -> &'a mut [Value] {
-    let mut value = value;
-    for name in path {
-        match value.get_mut(name) {
-            Some(next) => value = next,
-            None => return &mut [],
-        }
-    }
-    value.as_array_mut().map_or(&mut [], Vec::as_mut_slice)
-}
-
 /// A field with the empty value of its Go type: absent for most purposes.
 pub(crate) fn is_empty(value: Option<&Value>) -> bool {
     match value {
@@ -75,30 +63,42 @@ pub(crate) fn is_empty(value: Option<&Value>) -> bool {
     }
 }
 
-/// Sets a field that is absent, null or an empty string.
-pub(crate) fn set_default(object: &mut Map<String, Value>, name: &str, default: impl Into<Value>) {
-    match object.get_mut(name) {
-        Some(Value::Null) => {
-            object.insert(name.to_owned(), default.into());
+/// Equality as upstream compares objects: absent, null, and empty lists, maps and strings are the same.
+pub(crate) fn same(a: Option<&Value>, b: Option<&Value>) -> bool {
+    match (a, b) {
+        (Some(Value::Object(a)), Some(Value::Object(b))) => {
+            a.iter().all(|(name, value)| same(Some(value), b.get(name)))
+                && b.iter()
+                    .all(|(name, value)| a.contains_key(name) || is_empty_deep(value))
         }
-        Some(Value::String(text)) if text.is_empty() => {
-            object.insert(name.to_owned(), default.into());
+        (Some(Value::Array(a)), Some(Value::Array(b))) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(Some(a), Some(b)))
         }
-        Some(_) => {}
-        None => {
-            object.insert(name.to_owned(), default.into());
-        }
+        (Some(a), Some(b)) => a == b || (is_empty_deep(a) && is_empty_deep(b)),
+        (Some(one), None) | (None, Some(one)) => is_empty_deep(one),
+        (None, None) => true,
     }
 }
 
-/// The object in a field, made if absent; none if something else is there.
-pub(crate) fn ensure_object<'a>(
-    object: &'a mut Map<String, Value>,
-    name: &str,
-) -> Option<&'a mut Map<String, Value>> {
-    let slot = object.entry(name).or_insert_with(|| Value::Object(Map::new()));
-    if slot.is_null() {
-        *slot = Value::Object(Map::new());
+/// Empty, or an object whose fields are.
+fn is_empty_deep(value: &Value) -> bool {
+    match value {
+        Value::Object(fields) => fields.values().all(is_empty_deep),
+        other => is_empty(Some(other)),
     }
-    slot.as_object_mut()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn empty_is_absent() {
+        let same = |a: Value, b: Value| same(Some(&a), Some(&b));
+        assert!(same(json!({"a": {}, "b": 1}), json!({"b": 1, "c": []})));
+        assert!(same(json!({"a": [{"b": null}]}), json!({"a": [{}]})));
+        assert!(!same(json!({"a": 0}), json!({})));
+        assert!(!same(json!({"a": [1]}), json!({"a": [1, 2]})));
+    }
 }
