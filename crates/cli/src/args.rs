@@ -226,7 +226,13 @@ pub enum NodeStep {
     /// Stop containers and let go of volumes.
     Stop(NodeTarget),
     /// Import the images that every node has.
-    Images(NodeTarget),
+    Images {
+        /// Only the pause image.
+        #[arg(long)]
+        pause: bool,
+        #[command(flatten)]
+        target: NodeTarget,
+    },
 }
 
 #[derive(Args)]

@@ -206,14 +206,14 @@ fn demo(args: &DemoArgs) -> Result<()> {
 }
 
 fn step(step: NodeStep) -> Result<()> {
-    let (NodeStep::Clean(target) | NodeStep::Stop(target) | NodeStep::Images(target)) = &step;
+    let (NodeStep::Clean(target) | NodeStep::Stop(target) | NodeStep::Images { target, .. }) = &step;
     let layout = Layout::new(&target.name.name)?;
     let (region, name) = (&target.region, &target.node);
     match step {
         NodeStep::Clean(_) => node::clean(&layout, region, name)?,
         NodeStep::Stop(_) => runtime()?.block_on(node::stop(&layout, region, name))?,
-        NodeStep::Images(_) => {
-            let imported = runtime()?.block_on(node::import_images(&layout, name))?;
+        NodeStep::Images { pause, .. } => {
+            let imported = runtime()?.block_on(node::import_images(&layout, name, pause))?;
             println!("imported {}", imported.join(", "));
         }
     }

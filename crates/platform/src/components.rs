@@ -240,6 +240,7 @@ impl Builder<'_> {
     fn node(&self, node: &Node) -> Vec<Component> {
         vec![
             self.containerd(node),
+            self.pause(node),
             self.images(node),
             self.engine(node),
             self.kubelet(node),
@@ -269,13 +270,24 @@ impl Builder<'_> {
         }
     }
 
-    /// Gives containerd the images that every node has. The kubelet waits for it: without the pause image it
-    /// could start no pod.
+    /// Gives containerd the pause image. The kubelet waits for it: without it no pod could start.
+    fn pause(&self, node: &Node) -> Component {
+        let mut command = self.node_command("images", node);
+        command.push("--pause".into());
+        Component {
+            command,
+            once: true,
+            after: vec![format!("containerd-{}", node.name)],
+            ..self.on_node("pause", node, level::KUBELET)
+        }
+    }
+
+    /// Gives containerd all other images that every node has.
     fn images(&self, node: &Node) -> Component {
         Component {
             command: self.node_command("images", node),
             once: true,
-            after: vec![format!("containerd-{}", node.name)],
+            after: vec![format!("pause-{}", node.name)],
             ..self.on_node("images", node, level::KUBELET)
         }
     }
@@ -326,7 +338,7 @@ impl Builder<'_> {
         }
         Component {
             command,
-            after: vec![format!("images-{name}")],
+            after: vec![format!("pause-{name}")],
             ..self.on_node("kubelet", node, level::KUBELET)
         }
     }

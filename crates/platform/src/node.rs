@@ -268,15 +268,15 @@ pub(crate) fn containerd_answers(layout: &Layout, node: &str) -> bool {
     std::os::unix::net::UnixStream::connect(layout.containerd_socket(node)).is_ok()
 }
 
-/// Imports the node's images once its containerd answers.
-pub async fn import_images(layout: &Layout, node: &str) -> Result<Vec<String>, Error> {
+/// Imports the node's images, or only the pause image, once its containerd answers.
+pub async fn import_images(layout: &Layout, node: &str, only_pause: bool) -> Result<Vec<String>, Error> {
     const PATIENCE: Duration = Duration::from_secs(60);
     const PAUSE: Duration = Duration::from_millis(50);
     let deadline = std::time::Instant::now() + PATIENCE;
     while !containerd_answers(layout, node) && std::time::Instant::now() < deadline {
         tokio::time::sleep(PAUSE).await;
     }
-    crate::images::import(layout, node)
+    crate::images::import(layout, node, only_pause)
 }
 
 /// Removes the sockets of the node's shims.

@@ -49,7 +49,15 @@ pub(super) async fn wait(
         done(format!("nodes: {} Ready", expected_nodes(cluster).len()));
         Ok(())
     };
-    futures::try_join!(etcd, control)?;
+    let images = async {
+        poll(cluster, deadline, "images-", "has not finished", || async {
+            images_are_there(cluster)
+        })
+        .await?;
+        done("images: imported".into());
+        Ok(())
+    };
+    futures::try_join!(etcd, control, images)?;
     Ok(())
 }
 
@@ -106,6 +114,18 @@ fn broken(cluster: &Cluster) -> Option<String> {
     let all = statuses(cluster).into_iter().flat_map(|s| s.components);
     let mut bad = all.filter(|(_, s)| s.restarts >= TOO_MANY_RESTARTS && s.process.is_none() && !s.done);
     bad.next().map(|(name, _)| name)
+}
+
+/// Whether every node has its images: a pod that is created right after `hikube up` must find them.
+fn images_are_there(cluster: &Cluster) -> bool {
+    let statuses = statuses(cluster);
+    let has_images = |node: &str| {
+        let name = format!("images-{node}");
+        let mut states = statuses.iter().filter_map(|s| s.components.get(&name));
+        states.any(|s| s.done)
+    };
+    let nodes = cluster.living_regions().flat_map(|r| cluster.plan.nodes_in(&r.name));
+    nodes.into_iter().all(|n| has_images(&n.name))
 }
 
 async fn etcd_is_healthy(cluster: &Cluster) -> bool {

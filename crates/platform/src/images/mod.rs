@@ -107,8 +107,9 @@ fn check(archive: &Path) -> Result<(), Error> {
     ))
 }
 
-/// Imports into a node's containerd what it does not have yet. Returns the names of the archives.
-pub fn import(layout: &Layout, node: &str) -> Result<Vec<String>, Error> {
+/// Imports into a node's containerd what it does not have yet, or only the pause image. Returns the names of the
+/// archives.
+pub fn import(layout: &Layout, node: &str, only_pause: bool) -> Result<Vec<String>, Error> {
     let marks = layout.node(node).join("images");
     crate::files::private_dir(&marks).map_err(io("create", marks.display()))?;
     // The node's start and `hikube image load` may come together.
@@ -119,7 +120,7 @@ pub fn import(layout: &Layout, node: &str) -> Result<Vec<String>, Error> {
     for archive in archives(&layout.images()) {
         let name = file_name(&archive);
         let mark = marks.join(&name);
-        if mark.exists() {
+        if mark.exists() || (only_pause && !name.starts_with("pause-")) {
             continue;
         }
         import_one(layout, node, &archive)?;

@@ -143,7 +143,7 @@ impl Keeper {
             let met = states.wait_for(|states| {
                 needs
                     .iter()
-                    .all(|n| states.get(n).is_some_and(|s| s.done || s.process.is_some()))
+                    .all(|n| states.get(n).is_some_and(State::is_met))
             });
             tokio::select! {
                 met = met => drop(met?),
@@ -184,6 +184,7 @@ impl Keeper {
                     state.process = Some(running.id.clone());
                     state.command = self.component.command.clone();
                     state.digest = self.component.digest.clone();
+                    state.once = self.component.once;
                     state.done = false;
                 });
                 Some(running)
