@@ -105,11 +105,12 @@ impl Outbox {
         let mut gathered = Vec::new();
         while let Some(pieces) = self.take().await? {
             for piece in pieces {
-                if gathered.len() + piece.len() > GATHER_BYTES && !gathered.is_empty() {
+                let alone = piece.len() >= GATHER_BYTES / 2;
+                if !gathered.is_empty() && (alone || gathered.len() + piece.len() > GATHER_BYTES) {
                     stream.write_all(&gathered).await?;
                     gathered.clear();
                 }
-                if piece.len() >= GATHER_BYTES / 2 {
+                if alone {
                     stream.write_all(&piece).await?;
                 } else {
                     gathered.extend_from_slice(&piece);
