@@ -2,6 +2,7 @@
 //! See `docs/architecture.md` and the module headers for the protocol. Nothing here knows Kubernetes.
 
 pub mod admin;
+pub mod api;
 mod clock;
 pub mod core;
 pub mod engine;

@@ -43,6 +43,9 @@ pub struct VolumeView {
     pub seen: usize,
 }
 
+/// A volume's configuration and its replicas by region.
+pub type Configuration = (VolumeSpec, BTreeMap<String, ReplicaInfo>);
+
 /// Ids of all replicas that were deleted.
 pub fn deleted_ids<'a>(inventories: impl IntoIterator<Item = &'a Inventory>) -> BTreeSet<Uuid> {
     let stones = inventories.into_iter().flat_map(|i| &i.tombstones);
@@ -53,11 +56,9 @@ pub fn deleted_ids<'a>(inventories: impl IntoIterator<Item = &'a Inventory>) -> 
 
 /// For each volume the configuration that counts, with its replicas by region: what most members have; in a tie,
 /// which only volumes that were never opened can have, the one that replaces the others.
-pub fn configurations(
-    inventories: &[Inventory],
-) -> BTreeMap<String, (VolumeSpec, BTreeMap<String, ReplicaInfo>)> {
+pub fn configurations(inventories: &[Inventory]) -> BTreeMap<String, Configuration> {
     let deleted = deleted_ids(inventories);
-    let mut found: BTreeMap<String, Vec<(VolumeSpec, BTreeMap<String, ReplicaInfo>)>> = BTreeMap::new();
+    let mut found: BTreeMap<String, Vec<Configuration>> = BTreeMap::new();
     for inventory in inventories {
         for replica in &inventory.replicas {
             if deleted.contains(&replica.id) {

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Rounds of reconciliation after a store appeared: deletions, creations, and one for surprises.
@@ -87,7 +88,9 @@ pub struct Node {
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Reconciliations run one after the other.
     reconciling: tokio::sync::Mutex<()>,
-    next_open: std::sync::atomic::AtomicU64,
+    next_open: AtomicU64,
+    /// A store appeared that knows nothing of what was reported.
+    report_all: AtomicBool,
 }
 
 /// Keeps a volume registered as open; stops its thread at the end.
@@ -134,7 +137,8 @@ impl Node {
             open: Mutex::default(),
             locks: Mutex::default(),
             reconciling: tokio::sync::Mutex::default(),
-            next_open: std::sync::atomic::AtomicU64::new(1),
+            next_open: AtomicU64::new(1),
+            report_all: AtomicBool::new(false),
         })
     }
 
@@ -163,7 +167,7 @@ impl Node {
         let links = spec.members.iter().map(|m| self.link(&m.region)).collect();
         let volume = Volume::start(spec, links, &self.region)
             .map_err(|e| Error::State(format!("start a thread for the volume: {e}")))?;
-        let number = self.next_open.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = self.next_open.fetch_add(1, Ordering::Relaxed);
         self.open.lock().insert(number, volume.clone());
         // A link that came up between the start of the thread and the line above told nobody.
         for link in self.links.iter().filter(|link| link.store().is_some()) {
@@ -196,6 +200,7 @@ impl Node {
         for volume in open {
             volume.link_up(region);
         }
+        self.report_all.store(true, Ordering::Relaxed);
         self.reconcile().await;
     }
 
@@ -287,6 +292,9 @@ impl Node {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
+            if self.report_all.swap(false, Ordering::Relaxed) {
+                told.clear();
+            }
             let mut now = BTreeMap::new();
             for attached in self.all_attached() {
                 if let Some(status) = attached.volume.status().await {

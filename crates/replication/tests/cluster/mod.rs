@@ -3,16 +3,15 @@
 
 use hikube_replication::StorageConfig;
 use hikube_replication::admin::Admin;
-use hyper_util::rt::TokioIo;
 use protos::engine as api;
 use protos::engine::engine_client::EngineClient;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tls::{Authority, Subject};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 pub const REGIONS: [&str; 3] = ["geneva", "gland", "lucerne"];
 pub const CLUSTER: &str = "test";
@@ -214,7 +213,7 @@ impl Cluster {
         let socket = self.engine_socket(node);
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
-            if let Ok(mut client) = connect(&socket).await {
+            if let Ok(mut client) = hikube_replication::api::connect(&socket).await {
                 let status = client.status(api::StatusRequest {}).await.unwrap().into_inner();
                 if status.quorum.unwrap().majority {
                     return client;
@@ -294,18 +293,6 @@ impl Drop for Cluster {
 fn signal(child: &Child, number: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_child(child);
     rustix::process::kill_process(pid, number).unwrap();
-}
-
-pub async fn connect(socket: &Path) -> Result<EngineClient<Channel>, tonic::transport::Error> {
-    let socket = socket.to_owned();
-    let connector = tower::service_fn(move |_| {
-        let socket = socket.clone();
-        async move { Ok::<_, std::io::Error>(TokioIo::new(tokio::net::UnixStream::connect(socket).await?)) }
-    });
-    let channel = Endpoint::from_static("http://engine")
-        .connect_with_connector(connector)
-        .await?;
-    Ok(EngineClient::new(channel))
 }
 
 pub async fn create(client: &mut EngineClient<Channel>, id: &str, size_bytes: u64) -> api::Volume {
