@@ -94,7 +94,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     tokio::try_join!(services, registration).map(drop)
 }
 
-async fn serve(config: &Config, client: Option<kube::Client>, shutdown: CancellationToken) -> Result<(), Error> {
+async fn serve(
+    config: &Config,
+    client: Option<kube::Client>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
     let engine = engine::Engine::new(&config.engine_socket);
     let controller = controller::ControllerService {
         engine: engine.clone(),

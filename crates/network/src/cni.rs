@@ -37,7 +37,10 @@ mod tests {
     fn the_configuration_is_json_that_names_the_subnet() {
         let text = super::conflist("10.129.3.0/24", 1500, "/var/lib/x/cni".as_ref());
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(value["plugins"][0]["ipam"]["ranges"][0][0]["subnet"], "10.129.3.0/24");
+        assert_eq!(
+            value["plugins"][0]["ipam"]["ranges"][0][0]["subnet"],
+            "10.129.3.0/24"
+        );
         assert_eq!(value["plugins"][1]["capabilities"]["portMappings"], true);
     }
 }
