@@ -1,6 +1,8 @@
 //! The forwarder in front of two API servers: which it takes, and what happens when one is not ready, refuses,
 //! or falls silent.
 
+#![allow(clippy::unwrap_used)]
+
 use hikube_network as network;
 use http_body_util::Full;
 use hyper::server::conn::http1;

@@ -263,7 +263,7 @@ fn affinity(topology: &[Topology]) -> Option<VolumeNodeAffinity> {
         }
     });
     let terms: Vec<NodeSelectorTerm> = terms.collect();
-    (!terms.is_empty()).then(|| VolumeNodeAffinity {
+    (!terms.is_empty()).then_some(VolumeNodeAffinity {
         required: Some(NodeSelector {
             node_selector_terms: terms,
         }),

@@ -213,7 +213,8 @@ impl Server {
                         .add_additionals(more);
                     return Answer::Ready(encode(&reply, limit));
                 }
-                Outcome::Alias(record, target) => {
+                Outcome::Alias(alias) => {
+                    let (record, target) = *alias;
                     aliases.push(record);
                     if kind == RecordType::CNAME {
                         reply.set_authoritative(true).add_answers(aliases);

@@ -22,7 +22,7 @@ pub(crate) enum Outcome {
     /// Records, and records that go with them.
     Found(Vec<Record>, Vec<Record>),
     /// Another name stands for it.
-    Alias(Record, Name),
+    Alias(Box<(Record, Name)>),
     /// It exists, without records of this type.
     Empty,
     /// It does not exist.
@@ -119,7 +119,10 @@ impl Zone {
             return match (rest, Name::from_utf8(target)) {
                 ([], Ok(mut target)) => {
                     target.set_fqdn(true);
-                    Outcome::Alias(record(name, RData::CNAME(CNAME(target.clone()))), target)
+                    Outcome::Alias(Box::new((
+                        record(name, RData::CNAME(CNAME(target.clone()))),
+                        target,
+                    )))
                 }
                 _ => Outcome::Missing,
             };
