@@ -83,7 +83,11 @@ disabled_plugins = ["io.containerd.internal.v1.tracing", "io.containerd.snapshot
 /// Debian's directory of CNI plugins, or where everyone else puts them.
 fn cni_binaries() -> &'static Path {
     let debian = Path::new("/usr/lib/cni");
-    if debian.exists() { debian } else { Path::new("/opt/cni/bin") }
+    if debian.exists() {
+        debian
+    } else {
+        Path::new("/opt/cni/bin")
+    }
 }
 
 /// overlayfs where the kernel has it, copies otherwise.
@@ -92,7 +96,11 @@ fn snapshotter() -> &'static str {
     let has_overlay = filesystems.lines().any(|l| l.trim() == "nodev\toverlay");
     // A module that is not loaded yet is not listed; a directory of modules means that it can be.
     let modules = Path::new("/lib/modules").exists();
-    if has_overlay || modules { "overlayfs" } else { "native" }
+    if has_overlay || modules {
+        "overlayfs"
+    } else {
+        "native"
+    }
 }
 
 /// Makes the node's directories, configuration and cgroups.
@@ -216,7 +224,9 @@ pub async fn stop(layout: &Layout, region: &str, node: &str) -> Result<(), Error
 async fn detach_volumes(socket: &Path) -> Result<(), tonic::Status> {
     use protos::engine::engine_client::EngineClient;
     use protos::engine::{DetachVolumeRequest, StatusRequest};
-    let Ok(channel) = engine_channel(socket).await else { return Ok(()) };
+    let Ok(channel) = engine_channel(socket).await else {
+        return Ok(());
+    };
     let mut engine = EngineClient::new(channel);
     let status = engine.status(StatusRequest {}).await?.into_inner();
     for volume in status.attached {
