@@ -12,11 +12,12 @@ const STACK_BYTES: usize = 1 << 20;
 /// Runs a component.
 pub fn run(command: ComponentCommand) -> Result<()> {
     if let ComponentCommand::Store(StoreArgs {
-        command: Some(StoreCommand::Format {
-            data_dir,
-            cluster,
-            region,
-        }),
+        command:
+            Some(StoreCommand::Format {
+                data_dir,
+                cluster,
+                region,
+            }),
         ..
     }) = &command
     {

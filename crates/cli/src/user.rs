@@ -52,7 +52,9 @@ pub fn run(command: UserCommand) -> Result<()> {
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+    Ok(tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?)
 }
 
 fn up(args: UpArgs) -> Result<()> {
@@ -75,7 +77,10 @@ fn up(args: UpArgs) -> Result<()> {
             Ok(())
         }
         (Err(cluster::Error::Manifest(problems)), Some(path)) => {
-            let lines: Vec<String> = problems.iter().map(|p| format!("{}: {p}", path.display())).collect();
+            let lines: Vec<String> = problems
+                .iter()
+                .map(|p| format!("{}: {p}", path.display()))
+                .collect();
             bail!("{}", lines.join("\nhikube: "))
         }
         (Err(error), _) => Err(error.into()),
@@ -197,7 +202,10 @@ fn demo(args: &DemoArgs) -> Result<()> {
     let report = runtime.block_on(platform::demo::check(&name.name))?;
     println!("records acknowledged   {}", report.acknowledged);
     println!("records on the volume  {}", report.stored);
-    println!("longest pause          {:.2} s", report.longest_pause.as_secs_f64());
+    println!(
+        "longest pause          {:.2} s",
+        report.longest_pause.as_secs_f64()
+    );
     println!("lost                   {}", report.lost);
     match report.lost {
         0 => Ok(()),
@@ -206,14 +214,14 @@ fn demo(args: &DemoArgs) -> Result<()> {
 }
 
 fn step(step: NodeStep) -> Result<()> {
-    let (NodeStep::Clean(target) | NodeStep::Stop(target) | NodeStep::Images(target)) = &step;
+    let (NodeStep::Clean(target) | NodeStep::Stop(target) | NodeStep::Images { target, .. }) = &step;
     let layout = Layout::new(&target.name.name)?;
     let (region, name) = (&target.region, &target.node);
     match step {
         NodeStep::Clean(_) => node::clean(&layout, region, name)?,
         NodeStep::Stop(_) => runtime()?.block_on(node::stop(&layout, region, name))?,
-        NodeStep::Images(_) => {
-            let imported = runtime()?.block_on(node::import_images(&layout, name))?;
+        NodeStep::Images { pause, .. } => {
+            let imported = runtime()?.block_on(node::import_images(&layout, name, pause))?;
             println!("imported {}", imported.join(", "));
         }
     }

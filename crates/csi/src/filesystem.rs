@@ -104,7 +104,12 @@ pub(crate) async fn format(device: &Path, fs_type: &str, zeroed: bool) -> Result
         }
         // e2fsprogs before 1.47 does not know the last option.
     }
-    command::succeed("mkfs.ext4", &["-q", "-F", "-m", "0", "-E", LAZY, &device], FORMAT_TIMEOUT).await
+    command::succeed(
+        "mkfs.ext4",
+        &["-q", "-F", "-m", "0", "-E", LAZY, &device],
+        FORMAT_TIMEOUT,
+    )
+    .await
 }
 
 /// Replays the journal and repairs what can be repaired without loss. xfs does so by itself when it is mounted.

@@ -26,7 +26,10 @@ pub(crate) async fn stage(host: &Host, id: &str, path: &Path, wanted: &Capabilit
     if let Some(staged) = mountinfo::at(&mounts, path) {
         if is_alive(staged, attached.as_deref(), wanted.read_only).await {
             if !fs_type.is_empty() && *fs_type != staged.fs_type {
-                return Err(Status::already_exists(format!("volume {id} is staged as {}", staged.fs_type)));
+                return Err(Status::already_exists(format!(
+                    "volume {id} is staged as {}",
+                    staged.fs_type
+                )));
             }
             return Ok(());
         }
@@ -82,7 +85,11 @@ async fn prepare_and_mount(
             )));
         }
         Content::Blank => {
-            let wanted = if fs_type.is_empty() { filesystem::SUPPORTED[0] } else { fs_type };
+            let wanted = if fs_type.is_empty() {
+                filesystem::SUPPORTED[0]
+            } else {
+                fs_type
+            };
             let untouched = host.engine.get(id).await?.used_bytes == 0;
             filesystem::format(device, wanted, untouched).await?;
             wanted.to_owned()
@@ -147,7 +154,10 @@ pub(crate) async fn expand(host: &Host, id: &str, path: &Path, wanted: u64) -> R
         // A raw volume: its target is the device node, bound from devtmpfs.
         Some(_) if matches!(mount::device_number(path).await, Ok(n) if n == number) => {}
         _ => {
-            return Err(Status::not_found(format!("volume {id} is not at {}", path.display())));
+            return Err(Status::not_found(format!(
+                "volume {id} is not at {}",
+                path.display()
+            )));
         }
     }
     Ok(volume.size_bytes)

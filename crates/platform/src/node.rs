@@ -83,7 +83,11 @@ disabled_plugins = ["io.containerd.internal.v1.tracing", "io.containerd.snapshot
 /// Debian's directory of CNI plugins, or where everyone else puts them.
 fn cni_binaries() -> &'static Path {
     let debian = Path::new("/usr/lib/cni");
-    if debian.exists() { debian } else { Path::new("/opt/cni/bin") }
+    if debian.exists() {
+        debian
+    } else {
+        Path::new("/opt/cni/bin")
+    }
 }
 
 /// overlayfs where the kernel has it, copies otherwise.
@@ -92,7 +96,11 @@ fn snapshotter() -> &'static str {
     let has_overlay = filesystems.lines().any(|l| l.trim() == "nodev\toverlay");
     // A module that is not loaded yet is not listed; a directory of modules means that it can be.
     let modules = Path::new("/lib/modules").exists();
-    if has_overlay || modules { "overlayfs" } else { "native" }
+    if has_overlay || modules {
+        "overlayfs"
+    } else {
+        "native"
+    }
 }
 
 /// Makes the node's directories, configuration and cgroups.
@@ -216,7 +224,9 @@ pub async fn stop(layout: &Layout, region: &str, node: &str) -> Result<(), Error
 async fn detach_volumes(socket: &Path) -> Result<(), tonic::Status> {
     use protos::engine::engine_client::EngineClient;
     use protos::engine::{DetachVolumeRequest, StatusRequest};
-    let Ok(channel) = engine_channel(socket).await else { return Ok(()) };
+    let Ok(channel) = engine_channel(socket).await else {
+        return Ok(());
+    };
     let mut engine = EngineClient::new(channel);
     let status = engine.status(StatusRequest {}).await?.into_inner();
     for volume in status.attached {
@@ -268,15 +278,15 @@ pub(crate) fn containerd_answers(layout: &Layout, node: &str) -> bool {
     std::os::unix::net::UnixStream::connect(layout.containerd_socket(node)).is_ok()
 }
 
-/// Imports the node's images once its containerd answers.
-pub async fn import_images(layout: &Layout, node: &str) -> Result<Vec<String>, Error> {
+/// Imports the node's images, or only the pause image, once its containerd answers.
+pub async fn import_images(layout: &Layout, node: &str, only_pause: bool) -> Result<Vec<String>, Error> {
     const PATIENCE: Duration = Duration::from_secs(60);
     const PAUSE: Duration = Duration::from_millis(50);
     let deadline = std::time::Instant::now() + PATIENCE;
     while !containerd_answers(layout, node) && std::time::Instant::now() < deadline {
         tokio::time::sleep(PAUSE).await;
     }
-    crate::images::import(layout, node)
+    crate::images::import(layout, node, only_pause)
 }
 
 /// Removes the sockets of the node's shims.

@@ -178,7 +178,9 @@ impl Engine for FakeEngine {
         let mut volumes = self.volumes.lock().unwrap();
         let volume = volumes.get_mut(&request.id).ok_or_else(|| missing(&request.id))?;
         if request.size_bytes > volume.size_bytes {
-            let file = std::fs::OpenOptions::new().write(true).open(self.file(&request.id))?;
+            let file = std::fs::OpenOptions::new()
+                .write(true)
+                .open(self.file(&request.id))?;
             file.set_len(request.size_bytes)?;
             volume.size_bytes = request.size_bytes;
         }

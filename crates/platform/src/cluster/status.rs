@@ -162,7 +162,9 @@ async fn etcd(cluster: &Cluster) -> Vec<Member> {
 }
 
 async fn planes(cluster: &Cluster) -> Vec<ControlPlane> {
-    let Ok(client) = cluster.api(DEADLINE) else { return Vec::new() };
+    let Ok(client) = cluster.api(DEADLINE) else {
+        return Vec::new();
+    };
     let one = |region: &Region, index: usize, port: u16| {
         let client = client.at((region.address, port).into());
         let (name, region) = (control_plane_name(region, index), region.name.clone());
@@ -200,7 +202,9 @@ struct FromApi {
 
 /// Asks all API servers at once and takes the first answer.
 async fn from_api(cluster: &Cluster) -> FromApi {
-    let Ok(client) = cluster.api(DEADLINE) else { return FromApi::default() };
+    let Ok(client) = cluster.api(DEADLINE) else {
+        return FromApi::default();
+    };
     let servers = cluster.plan.api_servers(None);
     let asked = servers.into_iter().map(|s| Box::pin(ask(client.at(s))));
     match futures::future::select_ok(asked).await {
@@ -226,7 +230,10 @@ fn holders(leases: &Value, now: jiff::Timestamp) -> BTreeMap<String, String> {
         let spec = &lease["spec"];
         let renewed: jiff::Timestamp = spec["renewTime"].as_str()?.parse().ok()?;
         let lives = now.as_second() - renewed.as_second() <= LEASE;
-        let names = (lease["metadata"]["name"].as_str()?, spec["holderIdentity"].as_str()?);
+        let names = (
+            lease["metadata"]["name"].as_str()?,
+            spec["holderIdentity"].as_str()?,
+        );
         lives.then(|| (names.0.to_owned(), names.1.to_owned()))
     };
     items.filter_map(holder).collect()
@@ -304,9 +311,7 @@ mod tests {
 
     #[test]
     fn only_living_leases_lead() {
-        let lease = |name: &str, holder: &str, at: &str| {
-            json!({"metadata": {"name": name}, "spec": {"holderIdentity": holder, "renewTime": at}})
-        };
+        let lease = |name: &str, holder: &str, at: &str| json!({"metadata": {"name": name}, "spec": {"holderIdentity": holder, "renewTime": at}});
         let leases = json!({"items": [
             lease("kube-scheduler", "control-plane-gland", "2026-11-23T09:00:00.000000Z"),
             lease("kube-controller-manager", "control-plane-geneva", "2026-11-23T08:59:00.000000Z"),
@@ -326,6 +331,9 @@ mod tests {
             leader: Some(true),
         };
         let json = serde_json::to_value(member).expect("serializable");
-        assert_eq!(json, json!({"member": "a", "region": "a", "healthy": false, "leader": true}));
+        assert_eq!(
+            json,
+            json!({"member": "a", "region": "a", "healthy": false, "leader": true})
+        );
     }
 }

@@ -64,7 +64,9 @@ pub async fn up(options: UpOptions, say: Say<'_>) -> Result<Summary, Error> {
     let cluster = Cluster { layout, plan };
     prepare::check_paths(&cluster)?;
     let binary = prepare::install_binary(&cluster.layout, &options.binary)?;
-    let removed = before.as_ref().map_or(Vec::new(), |b| drain::removed(b, &cluster));
+    let removed = before
+        .as_ref()
+        .map_or(Vec::new(), |b| drain::removed(b, &cluster));
     if let Some(before) = &before {
         drain::drain(before, &removed, say).await?;
     }
@@ -161,7 +163,13 @@ async fn start_host(cluster: &Cluster, unit: &Unit) -> Result<(), Error> {
     command
         .args(["--cgroup", &format!("{}/supervisor", layout.cgroup()), "--"])
         .arg(binary_of(unit, layout))
-        .args(["supervisor", "--name", &cluster.plan.cluster, "--upkeep", "--spec"])
+        .args([
+            "supervisor",
+            "--name",
+            &cluster.plan.cluster,
+            "--upkeep",
+            "--spec",
+        ])
         .arg(layout.spec(HOST));
     let log = &unit.own_log;
     let mut command = supervisor::detached(command, log).map_err(file("open", log))?;

@@ -174,7 +174,9 @@ fn ensure_region(layout: &Layout, plan: &Plan, region: &Region) -> Result<(), Er
 fn ensure_node(layout: &Layout, plan: &Plan, node: &Node) -> Result<(), Error> {
     let name = layout.netns(&node.name);
     let region = layout.netns(&node.region);
-    let Some(router) = plan.region(&node.region) else { return Ok(()) };
+    let Some(router) = plan.region(&node.region) else {
+        return Ok(());
+    };
     let port = layout.interface(&format!("node/{}", node.name));
     let connected = run("ip", &["-n", &region, "link", "show", &port], "").is_ok();
     if ensure_namespace(&name)? || !connected {

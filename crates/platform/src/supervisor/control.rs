@@ -101,7 +101,9 @@ async fn serve(stream: UnixStream, requests: mpsc::Sender<Asked>) {
             if requests.send((request, reply)).await.is_err() {
                 return;
             }
-            answer.await.unwrap_or_else(|_| Response::failed("the supervisor ended".into()))
+            answer
+                .await
+                .unwrap_or_else(|_| Response::failed("the supervisor ended".into()))
         }
     };
     let mut text = serde_json::to_vec(&response).unwrap_or_default();

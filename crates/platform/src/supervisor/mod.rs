@@ -71,7 +71,10 @@ pub async fn run(spec: &Path, upkeep: Option<Upkeep>, shutdown: CancellationToke
         unit: unit.clone(),
     };
     supervisor.apply(unit.clone()).await;
-    tokio::spawn(write_status(unit.processes.clone(), supervisor.states.subscribe()));
+    tokio::spawn(write_status(
+        unit.processes.clone(),
+        supervisor.states.subscribe(),
+    ));
     tokio::spawn(rotate_logs(supervisor.states.clone(), unit.log_dir.clone()));
     if let Some(upkeep) = upkeep {
         tokio::spawn(async move {
@@ -127,7 +130,10 @@ fn lock(unit: &Unit) -> Result<std::fs::File, Error> {
 async fn prepare(unit: &Unit, known: &Status) {
     for step in &unit.prepare {
         let alive = known.components.get(&step.unless_alive);
-        if alive.and_then(|s| s.process.as_ref()).is_some_and(ProcessId::is_alive) {
+        if alive
+            .and_then(|s| s.process.as_ref())
+            .is_some_and(ProcessId::is_alive)
+        {
             continue;
         }
         child::run_to_end(&step.command, &unit.own_log, component::HOOK_PATIENCE).await;
