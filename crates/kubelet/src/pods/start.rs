@@ -85,7 +85,7 @@ impl Starter<'_> {
         self.wait_for_backoff(container, last.map(AsRef::as_ref), &reference, backoff)?;
         let image = images::ensure(self.context, self.pulls, &reference, container).await?;
         let restart_count = self.restart_count(kind, &container.name, last.map(AsRef::as_ref));
-        let id = self.create(kind, container, &image, restart_count, &reference).await?;
+        let id = self.create(container, &image, restart_count, &reference).await?;
         if let Err(error) = self.context.runtime.start_container(&id).await {
             let message = error.status.message().to_owned();
             self.event(&reference, "Warning", "Failed", format!("Error: {message}"));
@@ -141,7 +141,6 @@ impl Starter<'_> {
 
     async fn create(
         &self,
-        kind: Kind,
         container: &Container,
         image: &cri::Image,
         restart_count: u32,
@@ -161,7 +160,6 @@ impl Starter<'_> {
             qos: self.qos,
             ips: self.ips,
             volumes: self.volumes,
-            kind,
             container,
             restart_count,
             image,

@@ -13,6 +13,7 @@ use super::status::{self, Input, Verdict};
 use super::{build, env, resources, terminate};
 use crate::backoff::Backoff;
 use crate::context::Context;
+use crate::fence::Gate;
 use crate::probes::Probes;
 use crate::runtime::{Cache, RuntimePod};
 use crate::volumes::{self, Mounted, PodView};
@@ -33,6 +34,9 @@ const VOLUME_RETRY_MAX: Duration = Duration::from_secs(10);
 const VOLUME_PATIENCE: Duration = Duration::from_secs(5);
 /// A sandbox that could not be made is tried again after this.
 const SANDBOX_RETRY: Duration = Duration::from_secs(3);
+/// How long the API may take to confirm a pod that was fenced, and when it is asked again.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
+const CONFIRM_RETRY: Duration = Duration::from_secs(1);
 /// Without any event a pod is looked at again after this; a safety net.
 const RESYNC: Duration = Duration::from_secs(300);
 
@@ -192,10 +196,8 @@ impl Worker {
         let context = self.context.clone();
         let qos = spec::qos(spec);
         let starts = plan.new_sandbox.is_some() || !plan.start.is_empty();
-        if starts && !context.fence.may_start(&self.id.uid, &self.wake) {
-            let message = "the node has no contact with a majority of the stores, or the API has not confirmed the pod";
-            self.wait_all(spec, "NodeFenced", message);
-            return None;
+        if starts && let Some(pause) = self.fenced(spec).await {
+            return Some(pause);
         }
         if starts
             && let Err(error) = self.prepare(spec, qos)
@@ -276,6 +278,34 @@ impl Worker {
         failures.into_iter().min()
     }
 
+    /// Whether the pod must not start now because of its volumes; then, when to look again.
+    async fn fenced(&mut self, spec: &PodSpec) -> Option<Duration> {
+        let context = self.context.clone();
+        let gate = context.fence.gate(&context.paths.pods(), &self.id.uid, &self.wake);
+        if gate == Gate::Closed {
+            self.wait_all(spec, "NodeFenced", "the node has no contact with a majority of the stores");
+            return Some(RESYNC);
+        }
+        if gate == Gate::Confirm {
+            let api: Api<Pod> = Api::namespaced(context.client.clone(), &self.id.namespace);
+            let answer = tokio::time::timeout(CONFIRM_TIMEOUT, api.get_opt(&self.id.name)).await;
+            let ours = matches!(answer, Ok(Ok(Some(pod))) if self.is_ours(&pod));
+            if !ours {
+                self.wait_all(spec, "NodeFenced", "the API has not confirmed that the pod belongs here");
+                return Some(CONFIRM_RETRY);
+            }
+            context.fence.confirmed(&self.id.uid);
+        }
+        None
+    }
+
+    fn is_ours(&self, pod: &Pod) -> bool {
+        let node = pod.spec.as_ref().and_then(|s| s.node_name.as_ref());
+        pod.metadata.uid.as_ref() == Some(&self.id.uid)
+            && node == Some(&self.context.config.node_name)
+            && pod.metadata.deletion_timestamp.is_none()
+    }
+
     fn wait_all(&mut self, spec: &PodSpec, reason: &str, message: &str) {
         for (kind, container) in spec::containers(spec) {
             if kind == Kind::App {
@@ -309,7 +339,7 @@ impl Worker {
             id: &self.id,
             ips,
         };
-        let failures = match volumes::ensure(&context, &view).await {
+        let failures = match volumes::ensure(&context, &view, needed).await {
             Ok(volumes) => {
                 self.volumes_since = None;
                 self.volumes_pause = VOLUME_RETRY_FIRST;

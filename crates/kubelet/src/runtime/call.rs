@@ -350,13 +350,6 @@ impl Runtime {
             call!(self.images, pull_image, "PullImage", name, PULL_TIMEOUT, request)?;
         Ok(response.image_ref)
     }
-
-    /// Filesystems that hold images.
-    pub async fn image_filesystems(&self) -> Result<Vec<FilesystemUsage>> {
-        let response: ImageFsInfoResponse =
-            call!(self.images, image_fs_info, "ImageFsInfo", "", READ_TIMEOUT, ImageFsInfoRequest {})?;
-        Ok(response.image_filesystems)
-    }
 }
 
 /// The spec that names an image.
