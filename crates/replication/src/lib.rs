@@ -1,6 +1,8 @@
 //! The replication data layer: every volume in several regions, one engine that writes it, a quorum that decides.
 //! See `docs/architecture.md` and the module headers for the protocol. Nothing here knows Kubernetes.
 
+pub mod core;
+
 use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
