@@ -35,14 +35,20 @@ const ACCEPTED: &str = "application/json, application/yaml";
 
 impl Accept {
     /// Plain JSON.
-    pub const JSON: Self = Self { shape: Shape::Full, encoding: Encoding::Json };
+    pub const JSON: Self = Self {
+        shape: Shape::Full,
+        encoding: Encoding::Json,
+    };
 
     /// Chooses the first alternative of an `Accept` header that can be served.
     pub fn negotiate(header: Option<&str>) -> Result<Self, Status> {
         let Some(header) = header.filter(|h| !h.trim().is_empty()) else {
             return Ok(Self::JSON);
         };
-        header.split(',').find_map(alternative).ok_or_else(|| Status::not_acceptable(ACCEPTED))
+        header
+            .split(',')
+            .find_map(alternative)
+            .ok_or_else(|| Status::not_acceptable(ACCEPTED))
     }
 
     /// The answer's content type.
@@ -92,7 +98,10 @@ mod tests {
     #[test]
     fn first_that_can_be_served() {
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
-        assert_eq!(Accept::negotiate(Some(kubectl)).expect("ok").shape, Shape::Table("v1"));
+        assert_eq!(
+            Accept::negotiate(Some(kubectl)).expect("ok").shape,
+            Shape::Table("v1")
+        );
         let go = "application/vnd.kubernetes.protobuf, */*";
         assert_eq!(Accept::negotiate(Some(go)).expect("ok"), Accept::JSON);
         assert!(Accept::negotiate(Some("application/vnd.kubernetes.protobuf")).is_err());

@@ -43,9 +43,9 @@ impl HttpBody for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Chunks(chunks) => Poll::Ready(chunks.pop_front().map(|c| Ok(Frame::data(c)))),
-            Self::Stream(stream) => {
-                Pin::new(stream).poll_next(cx).map(|chunk| chunk.map(|c| Ok(Frame::data(c))))
-            }
+            Self::Stream(stream) => Pin::new(stream)
+                .poll_next(cx)
+                .map(|chunk| chunk.map(|c| Ok(Frame::data(c)))),
             Self::Relay(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
         }
     }

@@ -18,17 +18,27 @@ impl Query {
 
     /// The first value of a parameter; an empty one counts as absent.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str()).filter(|v| !v.is_empty())
+        self.0
+            .iter()
+            .find(|(k, _)| k == key)
+            .map(|(_, v)| v.as_str())
+            .filter(|v| !v.is_empty())
     }
 
     /// All values of a parameter.
     pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(k, _)| k == key).map(|(_, v)| v.as_str())
+        self.0
+            .iter()
+            .filter(move |(k, _)| k == key)
+            .map(|(_, v)| v.as_str())
     }
 
     /// A boolean: absent is false, present without a value is true.
     pub fn flag(&self, key: &str) -> bool {
-        self.0.iter().find(|(k, _)| k == key).is_some_and(|(_, v)| !matches!(v.as_str(), "false" | "0"))
+        self.0
+            .iter()
+            .find(|(k, _)| k == key)
+            .is_some_and(|(_, v)| !matches!(v.as_str(), "false" | "0"))
     }
 
     /// A boolean that may be absent.
@@ -40,7 +50,8 @@ impl Query {
     pub fn number(&self, key: &str) -> Result<Option<i64>, Status> {
         self.get(key)
             .map(|text| {
-                text.parse().map_err(|_| Status::bad_request(format!("invalid value {text:?} for {key}")))
+                text.parse()
+                    .map_err(|_| Status::bad_request(format!("invalid value {text:?} for {key}")))
             })
             .transpose()
     }

@@ -31,7 +31,11 @@ pub struct RequestInfo {
 impl RequestInfo {
     /// Reads a request.
     pub fn parse(method: &Method, path: &str, query: &Query) -> Self {
-        let mut info = Self { path: path.to_owned(), verb: method.as_str().to_lowercase(), ..Self::default() };
+        let mut info = Self {
+            path: path.to_owned(),
+            verb: method.as_str().to_lowercase(),
+            ..Self::default()
+        };
         let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
         let rest = match segments.as_slice() {
             ["api", version, rest @ ..] if !rest.is_empty() => {
@@ -80,7 +84,11 @@ impl RequestInfo {
             Method::DELETE => "delete",
             Method::GET | Method::HEAD if old_watch => "watch",
             Method::GET | Method::HEAD if self.name.is_empty() => {
-                if query.flag("watch") { "watch" } else { "list" }
+                if query.flag("watch") {
+                    "watch"
+                } else {
+                    "list"
+                }
             }
             Method::GET | Method::HEAD => "get",
             _ => "unknown",
@@ -110,10 +118,16 @@ mod tests {
     fn paths() {
         let info = parse(Method::GET, "/api/v1/namespaces/a/pods/b/log", "");
         assert_eq!((info.namespace.as_str(), info.resource.as_str()), ("a", "pods"));
-        assert_eq!((info.name.as_str(), info.subresource.as_str(), info.verb.as_str()), ("b", "log", "get"));
+        assert_eq!(
+            (info.name.as_str(), info.subresource.as_str(), info.verb.as_str()),
+            ("b", "log", "get")
+        );
         let info = parse(Method::PUT, "/api/v1/namespaces/a/finalize", "");
         assert_eq!((info.resource.as_str(), info.name.as_str()), ("namespaces", "a"));
-        assert_eq!((info.subresource.as_str(), info.verb.as_str()), ("finalize", "update"));
+        assert_eq!(
+            (info.subresource.as_str(), info.verb.as_str()),
+            ("finalize", "update")
+        );
         let info = parse(Method::GET, "/apis/apps/v1/deployments", "watch=true");
         assert_eq!((info.group.as_str(), info.verb.as_str()), ("apps", "watch"));
         let info = parse(Method::DELETE, "/apis/apps/v1/namespaces/x/deployments", "");

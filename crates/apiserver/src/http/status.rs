@@ -1,18 +1,7 @@
 //! Errors as clients see them: `Status` objects with upstream's reasons, codes and messages.
 
-use schema::Resource;
+use schema::{Cause, Resource};
 use serde_json::{Map, Value, json};
-
-/// One cause of an invalid object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cause {
-    /// `FieldValueRequired`, `FieldValueInvalid`...
-    pub reason: String,
-    /// What is wrong.
-    pub message: String,
-    /// Path of the field.
-    pub field: String,
-}
 
 /// A failed request.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -28,15 +17,6 @@ pub struct Status {
     pub details: Map<String, Value>,
 }
 
-/// `resource` or `resource.group`.
-pub fn qualified(resource: &Resource) -> String {
-    qualify(resource.plural.as_ref(), resource.group.as_ref())
-}
-
-fn qualify(name: &str, group: &str) -> String {
-    if group.is_empty() { name.to_owned() } else { format!("{name}.{group}") }
-}
-
 fn details(name: &str, group: &str, kind: &str) -> Map<String, Value> {
     let mut details = Map::new();
     for (key, value) in [("name", name), ("group", group), ("kind", kind)] {
@@ -50,7 +30,12 @@ fn details(name: &str, group: &str, kind: &str) -> Map<String, Value> {
 impl Status {
     /// An error without details.
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: Map::new() }
+        Self {
+            code,
+            reason,
+            message: message.into(),
+            details: Map::new(),
+        }
     }
 
     /// 400.
@@ -65,26 +50,36 @@ impl Status {
 
     /// 403 for an object, or for a resource when `name` is empty.
     pub fn forbidden(resource: &Resource, name: &str, why: impl std::fmt::Display) -> Self {
-        let what = qualified(resource);
+        let what = resource.qualified_name();
         let message = if name.is_empty() {
             format!("{what} is forbidden: {why}")
         } else {
             format!("{what} \"{name}\" is forbidden: {why}")
         };
         let details = details(name, resource.group.as_ref(), resource.plural.as_ref());
-        Self { details, ..Self::new(403, "Forbidden", message) }
+        Self {
+            details,
+            ..Self::new(403, "Forbidden", message)
+        }
     }
 
     /// 404 for an object.
     pub fn not_found(resource: &Resource, name: &str) -> Self {
-        let message = format!("{} \"{name}\" not found", qualified(resource));
+        let message = format!("{} \"{name}\" not found", resource.qualified_name());
         let details = details(name, resource.group.as_ref(), resource.plural.as_ref());
-        Self { details, ..Self::new(404, "NotFound", message) }
+        Self {
+            details,
+            ..Self::new(404, "NotFound", message)
+        }
     }
 
     /// 404 for a path that leads nowhere.
     pub fn no_such_path() -> Self {
-        Self::new(404, "NotFound", "the server could not find the requested resource")
+        Self::new(
+            404,
+            "NotFound",
+            "the server could not find the requested resource",
+        )
     }
 
     /// 405.
@@ -95,16 +90,25 @@ impl Status {
 
     /// 409: the name is taken.
     pub fn already_exists(resource: &Resource, name: &str) -> Self {
-        let message = format!("{} \"{name}\" already exists", qualified(resource));
+        let message = format!("{} \"{name}\" already exists", resource.qualified_name());
         let details = details(name, resource.group.as_ref(), resource.plural.as_ref());
-        Self { details, ..Self::new(409, "AlreadyExists", message) }
+        Self {
+            details,
+            ..Self::new(409, "AlreadyExists", message)
+        }
     }
 
     /// 409: somebody else was quicker, or a precondition does not hold.
     pub fn conflict(resource: &Resource, name: &str, why: impl std::fmt::Display) -> Self {
-        let message = format!("Operation cannot be fulfilled on {} \"{name}\": {why}", qualified(resource));
+        let message = format!(
+            "Operation cannot be fulfilled on {} \"{name}\": {why}",
+            resource.qualified_name()
+        );
         let details = details(name, resource.group.as_ref(), resource.plural.as_ref());
-        Self { details, ..Self::new(409, "Conflict", message) }
+        Self {
+            details,
+            ..Self::new(409, "Conflict", message)
+        }
     }
 
     /// 409 with upstream's words for a stale resourceVersion.
@@ -121,32 +125,26 @@ impl Status {
 
     /// 422 with its causes.
     pub fn invalid(resource: &Resource, name: &str, causes: Vec<Cause>) -> Self {
-        let what = qualify(resource.kind.as_ref(), resource.group.as_ref());
-        let mut lines: Vec<String> = Vec::new();
-        for cause in &causes {
-            let line = format!("{}: {}", cause.field, cause.message);
-            if !lines.contains(&line) {
-                lines.push(line);
-            }
-        }
-        let list = match lines.as_slice() {
-            [one] => one.clone(),
-            many => format!("[{}]", many.join(", ")),
-        };
+        let message = schema::invalid_message(&resource.qualified_kind(), name, &causes);
         let mut details = details(name, resource.group.as_ref(), resource.kind.as_ref());
         let causes: Vec<Value> = causes
             .into_iter()
-            .map(|c| json!({"reason": c.reason, "message": c.message, "field": c.field}))
+            .map(|c| json!({"reason": c.reason.as_str(), "message": c.message, "field": c.field}))
             .collect();
         details.insert("causes".into(), causes.into());
-        Self { details, ..Self::new(422, "Invalid", format!("{what} \"{name}\" is invalid: {list}")) }
+        Self {
+            details,
+            ..Self::new(422, "Invalid", message)
+        }
     }
 
     /// 406: nothing that the client accepts can be sent.
     pub fn not_acceptable(accepted: &str) -> Self {
-        Self::new(406, "NotAcceptable", format!(
-            "only the following media types are accepted: {accepted}"
-        ))
+        Self::new(
+            406,
+            "NotAcceptable",
+            format!("only the following media types are accepted: {accepted}"),
+        )
     }
 
     /// 415: the body's type is not supported.
@@ -157,7 +155,9 @@ impl Status {
     /// 429: try again after so many seconds.
     pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Self {
         let mut status = Self::new(429, "TooManyRequests", message);
-        status.details.insert("retryAfterSeconds".into(), retry_after_seconds.into());
+        status
+            .details
+            .insert("retryAfterSeconds".into(), retry_after_seconds.into());
         status
     }
 
@@ -165,7 +165,9 @@ impl Status {
     pub fn internal(message: impl std::fmt::Display) -> Self {
         let text = format!("Internal error occurred: {message}");
         let mut status = Self::new(500, "InternalError", text);
-        status.details.insert("causes".into(), json!([{"message": message.to_string()}]));
+        status
+            .details
+            .insert("causes".into(), json!([{"message": message.to_string()}]));
         status
     }
 

@@ -79,7 +79,11 @@ pub struct TooOld {
 impl ResourceCache {
     /// An empty cache.
     pub fn new(resource: &'static Resource) -> Self {
-        Self { resource, inner: RwLock::default(), next_sequence: watch::Sender::new(0) }
+        Self {
+            resource,
+            inner: RwLock::default(),
+            next_sequence: watch::Sender::new(0),
+        }
     }
 
     /// One object by key.
@@ -112,18 +116,32 @@ impl ResourceCache {
     pub fn list_and_watch(&self, prefix: &str) -> (Vec<Arc<Object>>, i64, Cursor) {
         let inner = self.inner.read();
         let sequence = inner.first_sequence + inner.events.len() as u64;
-        (inner.below(prefix), inner.last, Cursor { sequence, wake: self.next_sequence.subscribe() })
+        (
+            inner.below(prefix),
+            inner.last,
+            Cursor {
+                sequence,
+                wake: self.next_sequence.subscribe(),
+            },
+        )
     }
 
     /// A cursor for every change after `revision`.
     pub fn watch_from(&self, revision: i64) -> Result<Cursor, TooOld> {
         let inner = self.inner.read();
         if revision < inner.forgotten {
-            return Err(TooOld { oldest: inner.forgotten });
+            return Err(TooOld {
+                oldest: inner.forgotten,
+            });
         }
-        let skip = inner.events.partition_point(|event| event.object.revision <= revision);
+        let skip = inner
+            .events
+            .partition_point(|event| event.object.revision <= revision);
         let sequence = inner.first_sequence + skip as u64;
-        Ok(Cursor { sequence, wake: self.next_sequence.subscribe() })
+        Ok(Cursor {
+            sequence,
+            wake: self.next_sequence.subscribe(),
+        })
     }
 
     /// Applies a change; `object` is `None` for a deletion.
@@ -133,13 +151,27 @@ impl ResourceCache {
         let event = match object {
             Some(object) => {
                 let previous = inner.objects.insert(key.into(), object.clone());
-                let kind = if previous.is_some() { EventKind::Modified } else { EventKind::Added };
-                Event { kind, object, previous }
+                let kind = if previous.is_some() {
+                    EventKind::Modified
+                } else {
+                    EventKind::Added
+                };
+                Event {
+                    kind,
+                    object,
+                    previous,
+                }
             }
             None => {
-                let Some(previous) = inner.objects.remove(key) else { return };
+                let Some(previous) = inner.objects.remove(key) else {
+                    return;
+                };
                 let object = Arc::new(previous.at_revision(revision));
-                Event { kind: EventKind::Deleted, object, previous: Some(previous) }
+                Event {
+                    kind: EventKind::Deleted,
+                    object,
+                    previous: Some(previous),
+                }
             }
         };
         inner.push(Arc::new(event));
@@ -166,7 +198,9 @@ impl ResourceCache {
     /// Takes up to `limit` changes at the cursor and moves it on. An empty batch means that there is nothing new.
     pub fn take(&self, cursor: &mut Cursor, limit: usize) -> Result<Vec<Arc<Event>>, TooOld> {
         let inner = self.inner.read();
-        let skip = cursor.sequence.checked_sub(inner.first_sequence).ok_or(TooOld { oldest: inner.forgotten })?;
+        let skip = cursor.sequence.checked_sub(inner.first_sequence).ok_or(TooOld {
+            oldest: inner.forgotten,
+        })?;
         let skip = usize::try_from(skip).unwrap_or(usize::MAX);
         let batch: Vec<_> = inner.events.iter().skip(skip).take(limit).cloned().collect();
         cursor.sequence += batch.len() as u64;
@@ -186,7 +220,10 @@ impl Inner {
     fn below(&self, prefix: &str) -> Vec<Arc<Object>> {
         let range = (Bound::Included(prefix), Bound::<&str>::Unbounded);
         let objects = self.objects.range::<str, _>(range);
-        objects.take_while(|(key, _)| key.starts_with(prefix)).map(|(_, object)| object.clone()).collect()
+        objects
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .map(|(_, object)| object.clone())
+            .collect()
     }
 
     fn push(&mut self, event: Arc<Event>) {
@@ -229,8 +266,12 @@ mod tests {
         assert!(cache.take(&mut cursor, 10).unwrap().is_empty());
         put(&cache, "x", 6);
         cache.apply("/registry/configmaps/a/x", None, 7);
-        let kinds: Vec<_> =
-            cache.take(&mut cursor, 10).unwrap().iter().map(|e| (e.kind, e.object.revision)).collect();
+        let kinds: Vec<_> = cache
+            .take(&mut cursor, 10)
+            .unwrap()
+            .iter()
+            .map(|e| (e.kind, e.object.revision))
+            .collect();
         assert_eq!(kinds, [(EventKind::Modified, 6), (EventKind::Deleted, 7)]);
         assert!(cache.is_empty());
     }

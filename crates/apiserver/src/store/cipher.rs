@@ -40,17 +40,24 @@ pub struct Cipher {
 impl Cipher {
     /// Reads the key from a file.
     pub fn open_file(path: &Path) -> Result<Self, CipherError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| CipherError::File { path: path.into(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| CipherError::File {
+            path: path.into(),
+            source,
+        })?;
         let content = || CipherError::Content { path: path.into() };
-        let key = base64::engine::general_purpose::STANDARD.decode(text.trim()).map_err(|_| content())?;
+        let key = base64::engine::general_purpose::STANDARD
+            .decode(text.trim())
+            .map_err(|_| content())?;
         Self::new(&key).ok_or_else(content)
     }
 
     /// A cipher with this key of 32 bytes.
     pub fn new(key: &[u8]) -> Option<Self> {
         let key = UnboundKey::new(&AES_256_GCM, key).ok()?;
-        Some(Self { key: LessSafeKey::new(key), random: SystemRandom::new() })
+        Some(Self {
+            key: LessSafeKey::new(key),
+            random: SystemRandom::new(),
+        })
     }
 
     /// Whether a stored value is sealed, with whatever key.
@@ -61,7 +68,9 @@ impl Cipher {
     /// Seals the value of a record.
     pub fn seal(&self, record_key: &str, plain: &[u8]) -> Bytes {
         let mut nonce = [0; NONCE_LEN];
-        self.random.fill(&mut nonce).expect("the system has random numbers");
+        self.random
+            .fill(&mut nonce)
+            .expect("the system has random numbers");
         let mut body = plain.to_vec();
         let aad = Aad::from(record_key.as_bytes());
         self.key
@@ -76,7 +85,11 @@ impl Cipher {
         let (nonce, body) = rest.split_at_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut body = body.to_vec();
-        let length = self.key.open_in_place(nonce, Aad::from(record_key.as_bytes()), &mut body).ok()?.len();
+        let length = self
+            .key
+            .open_in_place(nonce, Aad::from(record_key.as_bytes()), &mut body)
+            .ok()?
+            .len();
         body.truncate(length);
         Some(body)
     }
@@ -92,9 +105,17 @@ mod tests {
         let sealed = cipher.seal("/registry/secrets/a/b", b"{\"password\":1}");
         assert!(Cipher::is_sealed(&sealed));
         assert!(!sealed.windows(8).any(|w| w == b"password"));
-        assert_eq!(cipher.open("/registry/secrets/a/b", &sealed).unwrap(), b"{\"password\":1}");
+        assert_eq!(
+            cipher.open("/registry/secrets/a/b", &sealed).unwrap(),
+            b"{\"password\":1}"
+        );
         assert!(cipher.open("/registry/secrets/a/c", &sealed).is_none());
-        assert!(Cipher::new(&[8; 32]).unwrap().open("/registry/secrets/a/b", &sealed).is_none());
+        assert!(
+            Cipher::new(&[8; 32])
+                .unwrap()
+                .open("/registry/secrets/a/b", &sealed)
+                .is_none()
+        );
         assert!(Cipher::new(&[7; 31]).is_none());
     }
 }

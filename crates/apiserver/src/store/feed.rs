@@ -37,12 +37,23 @@ async fn synchronize(store: &Store) -> Result<WatchStream, Error> {
     let mut revision = 0;
     loop {
         let end = object::prefix_end(ROOT);
-        let page = store.backend.range(Range { start: &start, end: &end, limit: PAGE, revision }).await?;
+        let page = store
+            .backend
+            .range(Range {
+                start: &start,
+                end: &end,
+                limit: PAGE,
+                revision,
+            })
+            .await?;
         revision = page.revision;
         let last = page.records.last().map(|record| record.key.clone());
         for record in page.records {
             if let Some((prefix, object)) = load(store, &record) {
-                objects.entry(prefix).or_default().insert(object.key.clone(), object);
+                objects
+                    .entry(prefix)
+                    .or_default()
+                    .insert(object.key.clone(), object);
             }
         }
         match last {
@@ -61,7 +72,7 @@ async fn synchronize(store: &Store) -> Result<WatchStream, Error> {
 fn load(store: &Store, record: &Record) -> Option<(&'static str, Arc<Object>)> {
     let cache = store.cache_of_key(&record.key)?;
     let resource = cache.resource;
-    match Object::decode(resource, &record.key, &record.value, record.revision, store.cipher.as_ref()) {
+    match store.decode(resource, record) {
         Ok(object) => Some((resource.storage_prefix.as_ref(), object)),
         Err(error) => {
             tracing::warn!(%error, "stored object cannot be read; it is left out");
@@ -85,7 +96,9 @@ async fn follow(store: &Store, mut watch: WatchStream) -> Error {
 }
 
 fn apply(store: &Store, change: Change) {
-    let Some(cache) = store.cache_of_key(&change.key) else { return };
+    let Some(cache) = store.cache_of_key(&change.key) else {
+        return;
+    };
     let object = match change.value {
         None => None,
         Some(value) => {

@@ -6,7 +6,7 @@
 
 pub mod cache;
 pub mod cipher;
-mod convert;
+pub mod convert;
 mod feed;
 pub mod object;
 mod read_index;
@@ -61,7 +61,9 @@ impl Store {
                 continue;
             }
             let prefix: &'static str = resource.storage_prefix.as_ref();
-            caches.entry(prefix).or_insert_with(|| Arc::new(ResourceCache::new(resource)));
+            caches
+                .entry(prefix)
+                .or_insert_with(|| Arc::new(ResourceCache::new(resource)));
         }
         let read_index = read_index::ReadIndex::start(backend.clone());
         Arc::new(Self {
@@ -81,7 +83,9 @@ impl Store {
 
     /// The cache of a resource. Every stored resource has one.
     pub fn cache(&self, resource: &Resource) -> Result<&Arc<ResourceCache>, Status> {
-        self.caches.get(resource.storage_prefix.as_ref()).ok_or_else(Status::no_such_path)
+        self.caches
+            .get(resource.storage_prefix.as_ref())
+            .ok_or_else(Status::no_such_path)
     }
 
     /// The cache that a key of the state store belongs to.
@@ -103,6 +107,11 @@ impl Store {
     /// Whether the caches have been filled.
     pub fn is_synced(&self) -> bool {
         *self.progress.borrow() > 0
+    }
+
+    /// Whether the state store answered the last question.
+    pub fn is_reachable(&self) -> bool {
+        self.read_index.is_answered()
     }
 
     /// The revision that all caches have reached.
@@ -154,7 +163,9 @@ impl Store {
                     );
                     return Err(status);
                 }
-                Err(Status::unavailable("the cache has not reached the newest state in time"))
+                Err(Status::unavailable(
+                    "the cache has not reached the newest state in time",
+                ))
             }
         }
     }
@@ -173,24 +184,39 @@ impl Store {
 
     /// An object as the cache has it.
     pub fn cached(&self, resource: &Resource, namespace: &str, name: &str) -> Option<Arc<Object>> {
-        self.cache(resource).ok()?.get(&object::key(resource, namespace, name))
+        self.cache(resource)
+            .ok()?
+            .get(&object::key(resource, namespace, name))
     }
 
     /// An object of a built-in resource as the cache has it. `None` too if there is no such resource.
-    pub fn cached_by_name(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Arc<Object>> {
+    pub fn cached_by_name(
+        &self,
+        group: &str,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Arc<Object>> {
         self.cached(builtin(group, plural)?, namespace, name)
     }
 
     /// All objects of a built-in resource, in one namespace or in all (empty), as the cache has them.
     pub fn cached_list(&self, group: &str, plural: &str, namespace: &str) -> Vec<Arc<Object>> {
-        let Some(resource) = builtin(group, plural) else { return Vec::new() };
-        let Ok(cache) = self.cache(resource) else { return Vec::new() };
+        let Some(resource) = builtin(group, plural) else {
+            return Vec::new();
+        };
+        let Ok(cache) = self.cache(resource) else {
+            return Vec::new();
+        };
         cache.list(&object::list_prefix(resource, namespace)).0
     }
 
     /// Counts of all caches, by storage prefix, for metrics.
     pub fn counts(&self) -> HashMap<&'static str, usize> {
-        self.caches.iter().map(|(prefix, cache)| (*prefix, cache.len())).collect()
+        self.caches
+            .iter()
+            .map(|(prefix, cache)| (*prefix, cache.len()))
+            .collect()
     }
 }
 

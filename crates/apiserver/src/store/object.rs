@@ -19,10 +19,10 @@ pub struct Object {
     pub revision: i64,
     /// JSON, with the resourceVersion.
     pub bytes: Bytes,
-    /// Labels.
-    pub labels: Box<[(Box<str>, Box<str>)]>,
+    /// Labels: a JSON object, or null.
+    pub labels: Value,
     /// Selectable fields.
-    pub fields: Box<[(&'static str, Box<str>)]>,
+    pub fields: Vec<(String, String)>,
 }
 
 /// The key of an object.
@@ -89,17 +89,13 @@ impl Object {
             metadata.insert("resourceVersion".into(), revision.to_string().into());
         }
         let text = |field: &str| value["metadata"][field].as_str().unwrap_or_default().into();
-        let labels = value["metadata"]["labels"].as_object().map(|labels| {
-            labels.iter().map(|(k, v)| (k.as_str().into(), v.as_str().unwrap_or_default().into())).collect()
-        });
-        let fields = schema::field_labels(resource, &value);
         Arc::new(Self {
             key: key.into(),
             namespace: text("namespace"),
             name: text("name"),
             revision,
-            labels: labels.unwrap_or_default(),
-            fields: fields.into_iter().map(|(k, v)| (k, v.into())).collect(),
+            labels: value["metadata"]["labels"].clone(),
+            fields: schema::field_labels(resource, &value),
             bytes: to_bytes(&value),
         })
     }
@@ -135,18 +131,24 @@ impl Object {
 
     /// A selectable field.
     pub fn field(&self, name: &str) -> Option<&str> {
-        self.fields.iter().find(|(k, _)| *k == name).map(|(_, v)| v.as_ref())
+        self.fields
+            .iter()
+            .find(|(k, _)| k == name)
+            .map(|(_, v)| v.as_str())
     }
 
     /// A label.
     pub fn label(&self, name: &str) -> Option<&str> {
-        self.labels.iter().find(|(k, _)| k.as_ref() == name).map(|(_, v)| v.as_ref())
+        self.labels[name].as_str()
     }
 }
 
 /// Decrypts and parses what the state store holds.
 fn decode_value(key: &str, stored: &[u8], cipher: Option<&Cipher>) -> Result<Value, DecodeError> {
-    let json_error = |e: serde_json::Error| DecodeError::Json { key: key.into(), reason: e.to_string() };
+    let json_error = |e: serde_json::Error| DecodeError::Json {
+        key: key.into(),
+        reason: e.to_string(),
+    };
     if Cipher::is_sealed(stored) {
         let open = cipher.and_then(|c| c.open(key, stored));
         let plain = open.ok_or_else(|| DecodeError::Cipher { key: key.into() })?;
@@ -171,7 +173,9 @@ pub fn encode(resource: &Resource, key: &str, value: &Value, cipher: Option<&Cip
 
 /// JSON of a value.
 pub fn to_bytes(value: &Value) -> Bytes {
-    serde_json::to_vec(value).expect("a JSON value has text keys and cannot fail to serialize").into()
+    serde_json::to_vec(value)
+        .expect("a JSON value has text keys and cannot fail to serialize")
+        .into()
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {

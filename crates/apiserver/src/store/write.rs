@@ -1,10 +1,11 @@
 //! Comparing writes of objects.
 
+use super::object::DecodeError;
 use super::{Object, Store, object};
 use crate::http::status::Status;
 use schema::Resource;
 use serde_json::Value;
-use state::Written;
+use state::{Record, Written};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,15 +19,24 @@ pub enum Replaced {
 }
 
 impl Store {
+    /// Reads a record of the state store.
+    pub fn decode(&self, stored: &Resource, record: &Record) -> Result<Arc<Object>, DecodeError> {
+        Object::decode(
+            stored,
+            &record.key,
+            &record.value,
+            record.revision,
+            self.cipher.as_ref(),
+        )
+    }
+
     /// An object as the state store has it now, not as the cache has it.
     pub async fn read(&self, resource: &Resource, key: &str) -> Result<Option<Arc<Object>>, Status> {
         let (record, revision) = self.backend().get(key).await?;
         self.expect(revision);
         let Some(record) = record else { return Ok(None) };
         let stored = self.cache(resource)?.resource;
-        Object::decode(stored, key, &record.value, record.revision, self.cipher.as_ref())
-            .map(Some)
-            .map_err(Status::internal)
+        self.decode(stored, &record).map(Some).map_err(Status::internal)
     }
 
     /// Writes a new object. `None` if the name is taken.
