@@ -111,9 +111,4 @@ impl Context {
     pub fn host_ips(&self) -> Vec<String> {
         vec![self.config.node_ip.to_string()]
     }
-
-    /// Runs `work` where it may block.
-    pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-        tokio::task::spawn_blocking(work).await.ok()
-    }
 }

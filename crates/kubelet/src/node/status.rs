@@ -41,25 +41,24 @@ pub struct NodeStatus {
     in_use: Mutex<BTreeSet<String>>,
     reported: watch::Sender<BTreeSet<String>>,
     wake: Notify,
-    uid: Mutex<Option<String>>,
+    uid: watch::Sender<Option<String>>,
     topology: Mutex<BTreeMap<String, String>>,
     node: Informer<Node>,
 }
 
-impl Default for NodeStatus {
-    fn default() -> Self {
+impl NodeStatus {
+    /// A status with these volumes in use.
+    pub fn new(in_use: Vec<String>) -> Self {
         Self {
-            in_use: Mutex::default(),
+            in_use: Mutex::new(in_use.into_iter().collect()),
             reported: watch::Sender::new(BTreeSet::new()),
             wake: Notify::new(),
-            uid: Mutex::new(None),
+            uid: watch::Sender::new(None),
             topology: Mutex::default(),
             node: Informer::new(),
         }
     }
-}
 
-impl NodeStatus {
     /// Declares a volume in use, and returns once the API knows: only then it may be mounted, since the
     /// attach/detach controller detaches what is not in use.
     pub async fn use_volume(&self, name: &str) {
@@ -83,18 +82,22 @@ impl NodeStatus {
 
     /// UID of the Node object, once registered.
     pub fn uid(&self) -> Option<String> {
-        lock(&self.uid).clone()
+        self.uid.borrow().clone()
     }
 
-    /// The Node object as the API has it.
-    pub fn node(&self) -> &Informer<Node> {
-        &self.node
+    /// Follows the UID of the Node object.
+    pub fn uids(&self) -> watch::Receiver<Option<String>> {
+        self.uid.subscribe()
     }
 
     /// Labels that CSI drivers give the node.
     pub fn add_labels(&self, labels: BTreeMap<String, String>) {
-        lock(&self.topology).extend(labels);
-        self.wake.notify_one();
+        let mut known = lock(&self.topology);
+        let before = known.len();
+        known.extend(labels);
+        if known.len() != before {
+            self.wake.notify_one();
+        }
     }
 }
 
@@ -195,8 +198,8 @@ impl Writer {
                 }
             },
         };
-        if *lock(&self.context.node.uid) != known.metadata.uid {
-            lock(&self.context.node.uid).clone_from(&known.metadata.uid);
+        let uid = &self.context.node.uid;
+        if uid.send_if_modified(|old| std::mem::replace(old, known.metadata.uid.clone()) != known.metadata.uid) {
             self.written = None;
         }
         self.reconcile_labels(&known).await?;

@@ -4,7 +4,7 @@ use super::env;
 use super::expand::expand;
 use super::network;
 use super::resources;
-use super::spec::{self, Kind, PodId, Qos};
+use super::spec::{self, PodId, Qos};
 use crate::context::Context;
 use crate::runtime::labels;
 use crate::volumes::{self, Mounted, subpath};
@@ -230,8 +230,6 @@ pub struct Ingredients<'a> {
     pub ips: &'a [String],
     /// Its volumes.
     pub volumes: &'a BTreeMap<String, Mounted>,
-    /// Which list the container stands in.
-    pub kind: Kind,
     /// The container.
     pub container: &'a Container,
     /// How often it was restarted before.

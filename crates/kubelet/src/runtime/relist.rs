@@ -65,11 +65,6 @@ impl Relist {
         lock(&self.pods).clone()
     }
 
-    /// Whether the runtime still holds anything of the pod.
-    pub fn holds(&self, uid: &str) -> bool {
-        lock(&self.pods).contains_key(uid)
-    }
-
     /// Runs until `shutdown`.
     pub async fn run(&self, runtime: Runtime, shutdown: CancellationToken) {
         tokio::select! {

@@ -31,10 +31,6 @@ impl Query {
         matches!(self.get(name), Some("1" | "true" | "True"))
     }
 
-    /// A number.
-    pub fn number(&self, name: &str) -> Option<u64> {
-        self.get(name)?.parse().ok()
-    }
 }
 
 /// Decodes `%xx` and `+`.
