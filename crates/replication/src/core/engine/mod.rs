@@ -344,7 +344,11 @@ impl Engine {
                         self.lost(member);
                     }
                 }
-                EngineEvent::Message { member, session, message } => {
+                EngineEvent::Message {
+                    member,
+                    session,
+                    message,
+                } => {
                     if self.peers[member].session == Some(session) {
                         self.message(member, message);
                     }
@@ -381,23 +385,50 @@ impl Engine {
             Message::Welcome { promised, failed, .. } => self.welcome(member, promised, failed),
             Message::Refused { promised } => self.refused(member, promised),
             Message::Promise(promise) => self.promised(member, *promise),
-            Message::Truncated { epoch, end, pieces, cursor } if epoch == self.epoch => {
+            Message::Truncated {
+                epoch,
+                end,
+                pieces,
+                cursor,
+            } if epoch == self.epoch => {
                 self.truncated(member, end, pieces, cursor);
             }
             Message::Adopted { epoch, end } if epoch == self.epoch => self.adopted(member, end),
-            Message::Ack { epoch, echo, received, durable, answers } if epoch == self.epoch => {
+            Message::Ack {
+                epoch,
+                echo,
+                received,
+                durable,
+                answers,
+            } if epoch == self.epoch => {
                 self.acked(member, echo, received, durable, answers);
             }
             Message::LogRecords { request, records, .. } => self.fetched(member, request, records),
-            Message::ReadReply { request, ready, blocks, data } => {
+            Message::ReadReply {
+                request,
+                ready,
+                blocks,
+                data,
+            } => {
                 self.read_reply(member, request, ready, blocks, &data);
             }
-            Message::CopyData { request, next, applied, blocks, data } => {
+            Message::CopyData {
+                request,
+                next,
+                applied,
+                blocks,
+                data,
+            } => {
                 self.copy_data(member, request, next, applied, blocks, data);
             }
             Message::CopyWritten { request } => self.copy_written(member, request),
             Message::CopyCompleted { epoch, .. } if epoch == self.epoch => self.copy_completed(member),
-            Message::DigestReply { request, at, digests, bad } => {
+            Message::DigestReply {
+                request,
+                at,
+                digests,
+                bad,
+            } => {
                 self.digested(member, request, at, digests, &bad);
             }
             Message::Failed { reason } => {
@@ -451,7 +482,10 @@ impl Engine {
         };
         at(self.retry_at);
         if self.phase == Phase::Opening {
-            at((self.plan.is_none()).then_some(()).and(self.majority_since).map(|t| t + opening::LOSSY_GRACE));
+            at((self.plan.is_none())
+                .then_some(())
+                .and(self.majority_since)
+                .map(|t| t + opening::LOSSY_GRACE));
             at((self.open_not_before > self.now).then_some(self.open_not_before));
         }
         for peer in &self.peers {
@@ -475,7 +509,11 @@ impl Engine {
             open: self.phase == Phase::Open,
             deposed: self.phase == Phase::Deposed,
             stalled: self.phase != Phase::Open || self.complete_live() < self.quorum(),
-            waiting: if self.phase == Phase::Opening { self.waiting } else { None },
+            waiting: if self.phase == Phase::Opening {
+                self.waiting
+            } else {
+                None
+            },
             size_bytes: self.blocks * BLOCK as u64,
             last_seq: self.stream.last,
             committed_seq: self.stream.committed,

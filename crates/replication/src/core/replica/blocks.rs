@@ -4,7 +4,6 @@
 //! Entries never cross a sector and a record stays in the journal until both files are synced (R9), so a torn write
 //! here is always written again.
 
-use crate::core::checksum;
 use crate::core::disk::{Disk, DiskFile};
 use crate::core::types::{BLOCK, Seq};
 use std::io;
@@ -32,12 +31,20 @@ pub struct Entry {
 impl Entry {
     /// A block with data.
     pub fn data(version: Seq, crc: u32) -> Entry {
-        Entry { version, crc, flags: FLAG_DATA }
+        Entry {
+            version,
+            crc,
+            flags: FLAG_DATA,
+        }
     }
 
     /// A zeroed block.
     pub fn zero(version: Seq) -> Entry {
-        Entry { version, crc: 0, flags: FLAG_ZERO }
+        Entry {
+            version,
+            crc: 0,
+            flags: FLAG_ZERO,
+        }
     }
 
     /// Reads as zeroes.
@@ -52,7 +59,11 @@ impl Entry {
 
     fn parse(b: &[u8]) -> Entry {
         let word = |at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
-        Entry { version: u64::from(word(0)) | u64::from(word(4)) << 32, crc: word(8), flags: word(12) }
+        Entry {
+            version: u64::from(word(0)) | u64::from(word(4)) << 32,
+            crc: word(8),
+            flags: word(12),
+        }
     }
 
     fn put(&self, b: &mut Vec<u8>) {
@@ -64,7 +75,6 @@ impl Entry {
 
 /// The two files.
 pub struct Blocks {
-    volume: u64,
     /// Data, block after block.
     pub data: Arc<dyn DiskFile>,
     /// Entries.
@@ -73,16 +83,22 @@ pub struct Blocks {
 
 impl Blocks {
     /// Makes the files, empty; the caller syncs the directory.
-    pub fn create(disk: &dyn Disk, volume: u64, blocks: u64) -> io::Result<Blocks> {
-        let b = Blocks { volume, data: disk.create(DATA)?, meta: disk.create(META)? };
+    pub fn create(disk: &dyn Disk, blocks: u64) -> io::Result<Blocks> {
+        let b = Blocks {
+            data: disk.create(DATA)?,
+            meta: disk.create(META)?,
+        };
         b.resize(blocks)?;
         b.sync()?;
         Ok(b)
     }
 
     /// Opens the files.
-    pub fn open(disk: &dyn Disk, volume: u64) -> io::Result<Blocks> {
-        Ok(Blocks { volume, data: disk.open(DATA)?, meta: disk.open(META)? })
+    pub fn open(disk: &dyn Disk) -> io::Result<Blocks> {
+        Ok(Blocks {
+            data: disk.open(DATA)?,
+            meta: disk.open(META)?,
+        })
     }
 
     /// Makes room for so many blocks.
@@ -110,11 +126,6 @@ impl Blocks {
         let n = self.data.pread(buf, block * BLOCK as u64)?;
         buf[n..].fill(0);
         Ok(())
-    }
-
-    /// The data matches its entry.
-    pub fn matches(&self, block: u64, entry: &Entry, data: &[u8]) -> bool {
-        checksum::block(self.volume, block, entry.version, data) == entry.crc
     }
 
     /// Writes consecutive blocks and their entries. `data` is none for zeroes.

@@ -38,7 +38,15 @@ pub(super) struct Slot {
 
 impl Slot {
     pub(super) fn new(file: Arc<dyn DiskFile>) -> Slot {
-        Slot { file, head: None, used: 0, last: 0, chain: 0, batches: Vec::new(), dirty: false }
+        Slot {
+            file,
+            head: None,
+            used: 0,
+            last: 0,
+            chain: 0,
+            batches: Vec::new(),
+            dirty: false,
+        }
     }
 }
 
@@ -56,8 +64,6 @@ pub struct Journal {
     pub durable: Seq,
     /// What batch headers say of the durable commit.
     pub commit: Seq,
-    /// What batch headers say was in place.
-    pub applied: Seq,
     /// See [`super::state::State::generation`].
     pub generation: u64,
     /// Bytes since the last sync job began.
@@ -77,7 +83,12 @@ impl Journal {
     pub fn create(disk: &dyn Disk, volume: u64, segment: u64, mut rng: Rng) -> io::Result<()> {
         let file = disk.create(&slot_name(0))?;
         file.preallocate(segment)?;
-        let head = SegmentHead { number: 1, salt: rng.next(), first: 1, ..SegmentHead::default() };
+        let head = SegmentHead {
+            number: 1,
+            salt: rng.next(),
+            first: 1,
+            ..SegmentHead::default()
+        };
         file.pwritev(&[&head.encode(volume)], 0)?;
         file.sync()
     }
@@ -90,7 +101,10 @@ impl Journal {
 
     /// Bytes in segments that cannot be used again yet.
     pub fn pinned_segments(&self, applied_synced: Seq) -> usize {
-        self.slots.iter().filter(|s| s.head.is_some() && s.last > applied_synced).count()
+        self.slots
+            .iter()
+            .filter(|s| s.head.is_some() && s.last > applied_synced)
+            .count()
     }
 
     /// Appends one batch in the page cache. `None`: the journal is full until more is in place and synced.
@@ -145,15 +159,18 @@ impl Journal {
     }
 
     /// Begins a new segment whose first record is `first`. False: none is free.
-    pub fn roll(
-        &mut self,
-        disk: &dyn Disk,
-        first: Seq,
-        jump: bool,
-        applied_synced: Seq,
-    ) -> io::Result<bool> {
-        let Some(at) = self.free_slot(disk, applied_synced, jump)? else { return Ok(false) };
-        let number = self.slots.iter().filter_map(|s| s.head).map(|h| h.number).max().unwrap_or(0) + 1;
+    pub fn roll(&mut self, disk: &dyn Disk, first: Seq, jump: bool, applied_synced: Seq) -> io::Result<bool> {
+        let Some(at) = self.free_slot(disk, applied_synced, jump)? else {
+            return Ok(false);
+        };
+        let number = self
+            .slots
+            .iter()
+            .filter_map(|s| s.head)
+            .map(|h| h.number)
+            .max()
+            .unwrap_or(0)
+            + 1;
         let head = SegmentHead {
             number,
             salt: self.rng.next(),
@@ -184,7 +201,9 @@ impl Journal {
             return Ok(Some(at));
         }
         let number = |s: &Slot| s.head.map_or(0, |h| h.number);
-        let oldest = (0..self.slots.len()).min_by_key(|at| number(&self.slots[*at])).unwrap_or(0);
+        let oldest = (0..self.slots.len())
+            .min_by_key(|at| number(&self.slots[*at]))
+            .unwrap_or(0);
         let idle = oldest != self.active && self.slots[oldest].last <= applied_synced;
         if idle && !fresh && self.slots.len() >= KEEP_SEGMENTS {
             return Ok(Some(oldest));
@@ -237,15 +256,25 @@ impl Journal {
     /// Files to sync for everything appended so far to be durable.
     pub fn take_dirty(&mut self) -> Vec<Arc<dyn DiskFile>> {
         self.unsynced = 0;
-        let taken = self.slots.iter_mut().map(|s| (std::mem::take(&mut s.dirty), &s.file));
-        taken.filter(|(dirty, _)| *dirty).map(|(_, file)| file.clone()).collect()
+        let taken = self
+            .slots
+            .iter_mut()
+            .map(|s| (std::mem::take(&mut s.dirty), &s.file));
+        taken
+            .filter(|(dirty, _)| *dirty)
+            .map(|(_, file)| file.clone())
+            .collect()
     }
 
     /// Makes everything appended durable, now.
     pub fn sync_all(&mut self) -> io::Result<()> {
         let _ = self.take_dirty();
         // Also what a job in flight has taken: it may not have begun.
-        for slot in self.slots.iter().filter(|s| s.head.is_some() && s.last >= self.durable) {
+        for slot in self
+            .slots
+            .iter()
+            .filter(|s| s.head.is_some() && s.last >= self.durable)
+        {
             slot.file.sync()?;
         }
         self.durable = self.end;
@@ -269,8 +298,12 @@ impl Journal {
         let mut bytes = 0;
         let mut out: Vec<Record> = Vec::new();
         while next <= to && bytes < max_bytes {
-            let Some((slot, offset)) = self.find(next) else { break };
-            let Some(batch) = self.read_batch(slot, offset)? else { break };
+            let Some((slot, offset)) = self.find(next) else {
+                break;
+            };
+            let Some(batch) = self.read_batch(slot, offset)? else {
+                break;
+            };
             let before = next;
             let last = self.slots[slot].last.min(to);
             for held in batch {
@@ -285,7 +318,11 @@ impl Journal {
                 break;
             }
         }
-        Ok(if out.is_empty() { Fetched::Gone } else { Fetched::Records(out) })
+        Ok(if out.is_empty() {
+            Fetched::Gone
+        } else {
+            Fetched::Records(out)
+        })
     }
 
     /// The newest batch that begins at or before `seq`. Cut tails of older segments are not in `batches` beyond the
@@ -308,7 +345,9 @@ impl Journal {
     fn read_batch(&self, slot: usize, offset: u64) -> io::Result<Option<Vec<Held>>> {
         let mut bytes = vec![0u8; SECTOR as usize];
         self.slots[slot].file.pread(&mut bytes, offset)?;
-        let Some(head) = BatchHead::decode(&bytes) else { return Ok(None) };
+        let Some(head) = BatchHead::decode(&bytes) else {
+            return Ok(None);
+        };
         bytes.resize(sectors(u64::from(head.head_len)) as usize, 0);
         self.slots[slot].file.pread(&mut bytes, offset)?;
         if !head.verify(&bytes) {
@@ -322,11 +361,17 @@ impl Journal {
             HeldKind::Data { crcs, .. } => {
                 let mut data = vec![0u8; held.count as usize * BLOCK];
                 self.read(held, held.block, &mut data)?;
-                Body::Write { block: held.block, crcs: crcs.clone(), data: Bytes::from(data) }
+                Body::Write {
+                    block: held.block,
+                    crcs: crcs.clone(),
+                    data: Bytes::from(data),
+                }
             }
-            HeldKind::Zero { discard } => {
-                Body::Zero { block: held.block, count: held.count, discard: *discard }
-            }
+            HeldKind::Zero { discard } => Body::Zero {
+                block: held.block,
+                count: held.count,
+                discard: *discard,
+            },
             HeldKind::Resize { blocks } => Body::Resize { blocks: *blocks },
         };
         Ok(Record { seq: held.seq, body })

@@ -105,10 +105,16 @@ pub fn recover(disk: &dyn Disk, volume: u64, known: &Known, rng: Rng) -> io::Res
         }
         scan.segment(&mut slots[*at], *at, head);
         // A torn tail is the end of the log unless a newer segment goes on behind it.
-        broken = order.get(i + 1).is_some_and(|(next, _)| next.first > scan.end + 1);
+        broken = order
+            .get(i + 1)
+            .is_some_and(|(next, _)| next.first > scan.end + 1);
     }
     scan.durable = scan.durable.max(known.log_end);
-    let good = if scan.base > scan.applied { scan.applied } else { scan.end };
+    let good = if scan.base > scan.applied {
+        scan.applied
+    } else {
+        scan.end
+    };
     let damaged = (scan.durable > good && !known.damage_is_end).then_some(good);
     let applied = scan.applied.min(scan.end).max(scan.base);
     let records: Vec<Arc<Held>> = scan.records.into_iter().filter(|r| r.seq > applied).collect();
@@ -117,17 +123,24 @@ pub fn recover(disk: &dyn Disk, volume: u64, known: &Known, rng: Rng) -> io::Res
     let journal = Journal {
         volume,
         segment: known.segment,
-        active: (0..slots.len()).max_by_key(|at| slots[*at].head.map_or(0, |h| h.number)).unwrap_or(0),
+        active: (0..slots.len())
+            .max_by_key(|at| slots[*at].head.map_or(0, |h| h.number))
+            .unwrap_or(0),
         slots,
         rng,
         end: scan.end,
         durable: 0,
         commit: scan.commit,
-        applied,
         generation: known.generation,
         unsynced: 0,
     };
-    Ok(Recovered { journal, records, applied, damaged, stale })
+    Ok(Recovered {
+        journal,
+        records,
+        applied,
+        damaged,
+        stale,
+    })
 }
 
 struct Scan {
@@ -145,7 +158,16 @@ struct Scan {
 
 impl Scan {
     fn new(volume: u64, segment: u64) -> Scan {
-        Scan { volume, segment, base: 0, end: 0, applied: 0, commit: 0, durable: 0, records: Vec::new() }
+        Scan {
+            volume,
+            segment,
+            base: 0,
+            end: 0,
+            applied: 0,
+            commit: 0,
+            durable: 0,
+            records: Vec::new(),
+        }
     }
 
     fn note(&mut self, durable: Seq, commit: Seq, applied: Seq) {
@@ -201,7 +223,9 @@ impl Scan {
         }
         let held = head.records(rest, at, offset)?;
         for record in &held {
-            let HeldKind::Data { offset, crcs, .. } = &record.kind else { continue };
+            let HeldKind::Data { offset, crcs, .. } = &record.kind else {
+                continue;
+            };
             for (i, crc) in crcs.iter().enumerate() {
                 let from = *offset as usize + i * BLOCK;
                 let data = bytes.get(from..from + BLOCK)?;

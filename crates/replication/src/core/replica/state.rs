@@ -137,7 +137,13 @@ impl State {
             b.put_u64_le(*first);
         }
         b.put_u64_le(self.log_end);
-        for flag in [self.blank, self.lossy, self.clean, self.failed, self.copy.is_some()] {
+        for flag in [
+            self.blank,
+            self.lossy,
+            self.clean,
+            self.failed,
+            self.copy.is_some(),
+        ] {
             b.put_u8(u8::from(flag));
         }
         let copy = self.copy.clone().unwrap_or_default();
@@ -168,24 +174,49 @@ impl State {
         let size_bytes = r.u64()?;
         let class = Class::parse(&r.text()?)?;
         let members = (0..r.u32()?)
-            .map(|_| Some(Member { id: ReplicaId(r.u128()?), region: r.text()? }))
+            .map(|_| {
+                Some(Member {
+                    id: ReplicaId(r.u128()?),
+                    region: r.text()?,
+                })
+            })
             .collect::<Option<Vec<_>>>()?;
         let id = ReplicaId(r.u128()?);
-        let labels = (0..r.u32()?).map(|_| Some((r.text()?, r.text()?))).collect::<Option<_>>()?;
-        let meta = VolumeMeta { volume, size_bytes, class, members, id, labels };
+        let labels = (0..r.u32()?)
+            .map(|_| Some((r.text()?, r.text()?)))
+            .collect::<Option<_>>()?;
+        let meta = VolumeMeta {
+            volume,
+            size_bytes,
+            class,
+            members,
+            id,
+            labels,
+        };
         let (blocks, segment, generation, promised) = (r.u64()?, r.u64()?, r.u64()?, r.epoch()?);
-        let entries =
-            (0..r.u32()?).map(|_| Some((r.epoch()?, r.u64()?))).collect::<Option<Vec<_>>>()?;
+        let entries = (0..r.u32()?)
+            .map(|_| Some((r.epoch()?, r.u64()?)))
+            .collect::<Option<Vec<_>>>()?;
         let log_end = r.u64()?;
-        let (blank, lossy, clean, failed, copying) =
-            (r.flag()?, r.flag()?, r.flag()?, r.flag()?, r.flag()?);
-        let pieces = (0..r.u32()?).map(|_| Some((r.u64()?, r.u64()?))).collect::<Option<Vec<_>>>()?;
-        let copy = CopyState { pieces, cursor: r.u64()?, from: r.u64()? };
+        let (blank, lossy, clean, failed, copying) = (r.flag()?, r.flag()?, r.flag()?, r.flag()?, r.flag()?);
+        let pieces = (0..r.u32()?)
+            .map(|_| Some((r.u64()?, r.u64()?)))
+            .collect::<Option<Vec<_>>>()?;
+        let copy = CopyState {
+            pieces,
+            cursor: r.u64()?,
+            from: r.u64()?,
+        };
         let (boot_id, starts, commit) = (r.u128()?, r.u64()?, r.u64()?);
         let peers = (0..r.u32()?)
             .map(|_| {
                 let (id, starts, promised) = (ReplicaId(r.u128()?), r.u64()?, r.epoch()?);
-                Some(PeerMemory { id, starts, promised, durable: r.u64()? })
+                Some(PeerMemory {
+                    id,
+                    starts,
+                    promised,
+                    durable: r.u64()?,
+                })
             })
             .collect::<Option<Vec<_>>>()?;
         Some(State {
@@ -239,7 +270,10 @@ impl State {
 
     /// Reads the newest whole copy.
     pub fn load(disk: &dyn Disk) -> Result<(State, Arc<dyn DiskFile>), ReplicaError> {
-        let io = |source| ReplicaError::Io { what: "reading the replica's state", source };
+        let io = |source| ReplicaError::Io {
+            what: "reading the replica's state",
+            source,
+        };
         let file = disk.open(FILE).map_err(io)?;
         let mut best: Option<State> = None;
         for slot in 0..2 {
@@ -291,7 +325,10 @@ impl Fields<'_> {
         Some(self.u8()? != 0)
     }
     fn epoch(&mut self) -> Option<Epoch> {
-        Some(Epoch { counter: self.u64()?, instance: self.u128()? })
+        Some(Epoch {
+            counter: self.u64()?,
+            instance: self.u128()?,
+        })
     }
     fn text(&mut self) -> Option<String> {
         let len = self.u32()? as usize;
