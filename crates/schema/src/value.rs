@@ -26,11 +26,6 @@ pub(crate) trait ValueExt {
     fn items(&self, path: &[&str]) -> &[Value] {
         self.at(path).and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }
-
-    /// The object at a path.
-    fn object(&self, path: &[&str]) -> Option<&Map<String, Value>> {
-        self.at(path).and_then(Value::as_object)
-    }
 }
 
 impl ValueExt for Value {

@@ -80,7 +80,11 @@ impl LabelSelector {
             .flatten()
         {
             let value = value.as_str().unwrap_or_default().to_owned();
-            requirements.push(requirement(key.clone(), Operator::In, BTreeSet::from([value]))?);
+            requirements.push(requirement(
+                key.clone(),
+                Operator::Equals,
+                BTreeSet::from([value]),
+            )?);
         }
         let expressions = selector.get("matchExpressions").and_then(Value::as_array);
         for expression in expressions.into_iter().flatten() {

@@ -1,87 +1,158 @@
-//! Rules that upstream's server checks on writes.
-use crate::registry::Resource;
+//! Rules that upstream's server checks on writes, with its field paths, reasons and messages.
+//!
+//! Objects arrive pruned (every field has its type), defaulted and prepared. A rule that is not here is not checked;
+//! the kinds that users write most are covered most.
+
+mod access;
+mod apps;
+mod cause;
+mod config;
+mod container;
+mod extension;
+mod meta;
+mod network;
+mod node;
+mod pod;
+mod probe;
+mod resources;
+mod scheduling;
+mod security;
+mod service;
+mod storage;
+mod update;
+mod volume;
+
 use serde_json::Value;
 
-/// Why a field is refused: the machine-readable reason of a cause in a `Status`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// Absent or empty.
-    Required,
-    /// Wrong.
-    Invalid,
-    /// Not one of the values that are allowed.
-    NotSupported,
-    /// Occurs twice.
-    Duplicate,
-    /// Not allowed here.
-    Forbidden,
-    /// Too long, in bytes or items.
-    TooLong,
-    /// Too many items.
-    TooMany,
-    /// Refers to something that does not exist.
-    NotFound,
-    /// Not of the right type.
-    TypeInvalid,
-}
-
-impl Reason {
-    /// As it stands in `details.causes[].reason`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Reason::Required => "FieldValueRequired",
-            Reason::Invalid => "FieldValueInvalid",
-            Reason::NotSupported => "FieldValueNotSupported",
-            Reason::Duplicate => "FieldValueDuplicate",
-            Reason::Forbidden => "FieldValueForbidden",
-            Reason::TooLong => "FieldValueTooLong",
-            Reason::TooMany => "FieldValueTooMany",
-            Reason::NotFound => "FieldValueNotFound",
-            Reason::TypeInvalid => "FieldValueTypeInvalid",
-        }
-    }
-}
-
-/// One refused field: an entry of `details.causes` of a `Status`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cause {
-    /// Machine-readable reason.
-    pub reason: Reason,
-    /// Path of the field: `spec.containers[0].name`.
-    pub field: String,
-    /// Upstream's message, without the path: `Invalid value: "A": must be ...`.
-    pub message: String,
-}
-
-/// The message of the `Status` (reason `Invalid`, code 422) for an object that was refused.
-///
-/// `qualified_kind` is [`Resource::qualified_kind`].
-pub fn invalid_message(qualified_kind: &str, name: &str, causes: &[Cause]) -> String {
-    let mut lines: Vec<String> = Vec::with_capacity(causes.len());
-    for cause in causes {
-        let line = format!("{}: {}", cause.field, cause.message);
-        if !lines.contains(&line) {
-            lines.push(line);
-        }
-    }
-    match lines.as_slice() {
-        [] => format!("{qualified_kind} {name:?} is invalid"),
-        [line] => format!("{qualified_kind} {name:?} is invalid: {line}"),
-        lines => format!("{qualified_kind} {name:?} is invalid: [{}]", lines.join(", ")),
-    }
-}
+use crate::registry::Resource;
+use crate::value::ValueExt as _;
+use cause::Causes;
+pub use cause::{Cause, Reason, invalid_message};
 
 /// Rules for a new object (after defaulting and preparation).
-pub fn validate_create(_resource: &Resource, _object: &Value) -> Vec<Cause> {
-    Vec::new()
+pub fn validate_create(resource: &Resource, object: &Value) -> Vec<Cause> {
+    let mut c = Causes::default();
+    if resource.is_stored() {
+        meta::metadata(&mut c, resource, object);
+    }
+    rules(&mut c, resource, object);
+    c.into_vec()
 }
 
 /// Rules for an update of the main resource (after preparation).
-pub fn validate_update(_resource: &Resource, _old: &Value, _new: &Value) -> Vec<Cause> {
-    Vec::new()
+pub fn validate_update(resource: &Resource, old: &Value, new: &Value) -> Vec<Cause> {
+    let mut c = Causes::default();
+    meta::metadata_update(&mut c, old, new);
+    meta::metadata(&mut c, resource, new);
+    // What is stored may break rules that are newer than it: an update that leaves the rest alone must pass, so that
+    // finalizers can be removed and owners set.
+    if !desired_state_same(old, new) {
+        rules(&mut c, resource, new);
+        update::rules(&mut c, resource, old, new);
+    }
+    c.into_vec()
 }
 
 /// Rules for an update of the status (after preparation).
-pub fn validate_status_update(_resource: &Resource, _old: &Value, _new: &Value) -> Vec<Cause> {
-    Vec::new()
+pub fn validate_status_update(resource: &Resource, old: &Value, new: &Value) -> Vec<Cause> {
+    let mut c = Causes::default();
+    meta::metadata_update(&mut c, old, new);
+    meta::metadata(&mut c, resource, new);
+    if !crate::value::same(old.get("status"), new.get("status")) {
+        c.field(new, "status", |c, status| status_rules(c, resource, status));
+    }
+    c.into_vec()
 }
+
+fn desired_state_same(old: &Value, new: &Value) -> bool {
+    let names = |o: &Value| -> Vec<String> {
+        o.as_object()
+            .into_iter()
+            .flat_map(|o| o.keys().cloned())
+            .collect()
+    };
+    names(old).iter().chain(&names(new)).all(|name| {
+        matches!(name.as_str(), "metadata" | "status" | "apiVersion" | "kind")
+            || crate::value::same(old.get(name), new.get(name))
+    })
+}
+
+/// Rules for the content of an object, new or changed.
+fn rules(c: &mut Causes, resource: &Resource, o: &Value) {
+    match &*resource.group {
+        "" => core_rules(c, &resource.plural, o),
+        "apps" | "batch" => apps::rules(c, &resource.plural, o),
+        "policy" | "autoscaling" | "scheduling.k8s.io" | "coordination.k8s.io" | "node.k8s.io" => {
+            extension::rules(c, resource, o);
+        }
+        "rbac.authorization.k8s.io" | "certificates.k8s.io" => access::rules(c, &resource.plural, o),
+        "authentication.k8s.io" | "authorization.k8s.io" => access::review(c, &resource.plural, o),
+        "storage.k8s.io" => storage::rules(c, &resource.plural, o),
+        "networking.k8s.io" | "discovery.k8s.io" => network::rules(c, &resource.plural, o),
+        "apiextensions.k8s.io" | "admissionregistration.k8s.io" | "apiregistration.k8s.io" => {
+            extension::rules(c, resource, o);
+        }
+        _ => {}
+    }
+}
+
+fn core_rules(c: &mut Causes, plural: &str, o: &Value) {
+    match plural {
+        "pods" => c.at("spec", |c| pod::spec(c, spec(o), pod::Place::Pod)),
+        "podtemplates" => c.field(o, "template", |c, t| pod::template(c, t)),
+        "replicationcontrollers" => apps::replication_controller(c, o),
+        "services" => c.at("spec", |c| service::spec(c, spec(o))),
+        "configmaps" => config::config_map(c, o),
+        "secrets" => config::secret(c, o),
+        "resourcequotas" => config::resource_quota(c, o),
+        "limitranges" => config::limit_range(c, o),
+        "persistentvolumes" => c.at("spec", |c| storage::volume_spec(c, spec(o))),
+        "persistentvolumeclaims" => c.at("spec", |c| storage::claim_spec(c, spec(o))),
+        "nodes" => c.at("spec", |c| node::spec(c, spec(o))),
+        "endpoints" => network::endpoints(c, o),
+        "events" => config::event(c, o),
+        _ => {}
+    }
+}
+
+/// The spec of an object; null where there is none, which reads as empty.
+fn spec(o: &Value) -> &Value {
+    o.get("spec").unwrap_or(&Value::Null)
+}
+
+fn status_rules(c: &mut Causes, resource: &Resource, status: &Value) {
+    match (&*resource.group, &*resource.plural) {
+        ("", "pods") => {
+            let nominated = status.text(&["nominatedNodeName"]);
+            if !nominated.is_empty() {
+                c.name_rule(status, "nominatedNodeName", crate::names::dns_subdomain);
+            }
+            c.each(status, "podIPs", |c, _, ip| {
+                c.name_rule(ip, "ip", crate::names::ip)
+            });
+        }
+        ("", "nodes") => {
+            c.field(status, "capacity", |c, list| resources::node_amounts(c, list));
+            c.field(status, "allocatable", |c, list| resources::node_amounts(c, list));
+        }
+        ("apps" | "batch", _) => {
+            for name in [
+                "replicas",
+                "readyReplicas",
+                "availableReplicas",
+                "updatedReplicas",
+                "currentReplicas",
+                "observedGeneration",
+                "active",
+                "succeeded",
+                "failed",
+            ] {
+                c.not_negative(status, name);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;
