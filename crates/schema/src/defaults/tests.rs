@@ -1,3 +1,5 @@
+//! Defaults of each kind.
+
 use super::*;
 use crate::registry;
 use proptest::prelude::*;

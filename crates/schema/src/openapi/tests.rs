@@ -1,3 +1,5 @@
+//! Documents are complete and say the same in every form.
+
 use super::*;
 
 fn parsed(bytes: &[u8]) -> Value {

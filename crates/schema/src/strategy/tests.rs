@@ -1,3 +1,5 @@
+//! What each path keeps and takes.
+
 use super::*;
 use crate::{default, registry};
 
