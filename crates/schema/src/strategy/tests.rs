@@ -119,6 +119,23 @@ fn services_keep_what_was_allocated() {
 }
 
 #[test]
+fn services_lose_what_their_new_type_does_not_need() {
+    let old = json!({"spec": {"type": "NodePort", "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"],
+        "externalTrafficPolicy": "Cluster", "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30000}]}});
+    let mut new = old.clone();
+    new["spec"]["type"] = "ClusterIP".into();
+    prepare_update(resource("", "services"), &old, &mut new);
+    assert_eq!(
+        new["spec"],
+        json!({"type": "ClusterIP", "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"],
+               "ports": [{"port": 80, "protocol": "TCP"}]})
+    );
+    new["spec"]["type"] = "ExternalName".into();
+    prepare_update(resource("", "services"), &old, &mut new);
+    assert!(new["spec"].get("clusterIP").is_none() && new["spec"].get("clusterIPs").is_none());
+}
+
+#[test]
 fn jobs_select_their_own_pods() {
     let sent =
         json!({"metadata": {"name": "j", "uid": "u"}, "spec": {"template": {"spec": {"containers": []}}}});

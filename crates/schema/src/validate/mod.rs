@@ -36,6 +36,11 @@ pub fn validate_create(resource: &Resource, object: &Value) -> Vec<Cause> {
         meta::metadata(&mut c, resource, object);
     }
     rules(&mut c, resource, object);
+    if resource.is("", "pods") && !object.items(&["spec", "ephemeralContainers"]).is_empty() {
+        c.at("spec.ephemeralContainers", |c| {
+            c.forbidden("cannot be set on create")
+        });
+    }
     c.into_vec()
 }
 
@@ -98,7 +103,7 @@ fn rules(c: &mut Causes, resource: &Resource, o: &Value) {
 
 fn core_rules(c: &mut Causes, plural: &str, o: &Value) {
     match plural {
-        "pods" => c.at("spec", |c| pod::spec(c, spec(o), pod::Place::Pod)),
+        "pods" => c.at("spec", |c| pod::spec(c, spec(o))),
         "podtemplates" => c.field(o, "template", pod::template),
         "replicationcontrollers" => apps::replication_controller(c, o),
         "services" => c.at("spec", |c| service::spec(c, spec(o))),

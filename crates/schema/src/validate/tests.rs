@@ -369,6 +369,10 @@ fn pods_change_little() {
     );
     assert_eq!(changed(|p| p["metadata"]["labels"] = json!({"a": "b"})), [""; 0]);
     assert_eq!(
+        changed(|p| p["spec"]["containers"][0]["tty"] = false.into()),
+        [""; 0]
+    );
+    assert_eq!(
         changed(|p| p["spec"]["tolerations"] = json!([{"operator": "Exists"}])),
         [""; 0]
     );
