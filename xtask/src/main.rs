@@ -1,2 +1,70 @@
-//! Developer commands.
-fn main() {}
+//! Developer commands. `cargo xtask help` lists them.
+//!
+//! Few dependencies on purpose: this is the first thing that a fresh machine compiles.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod packages;
+mod run;
+mod suite;
+mod tidy;
+
+use anyhow::{Result, bail};
+use std::process::ExitCode;
+
+const HELP: &str = "\
+Developer commands of Hikube.
+
+  cargo xtask up [ARGS]      install what is missing, build, and bring up a cluster (ARGS go to `hikube up`)
+  cargo xtask test [PART..]  everything CI runs; parts: fmt, clippy, tidy, deny, unit, sim, cluster
+  cargo xtask tidy           house rules: lengths, headers, banned calls
+  cargo xtask sim [ARGS]     simulate the replication core: --seeds N, --start S
+  cargo xtask chaos [ARGS]   the cluster test's region failures, round after round: --rounds N
+  cargo xtask bench          measure start, idle memory and CPU of a running cluster
+
+Examples:
+  cargo xtask up
+  cargo xtask up -f cluster.yaml --name staging
+  cargo xtask test unit sim
+  cargo xtask sim --seeds 100000
+";
+
+fn main() -> ExitCode {
+    match dispatch() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch() -> Result<()> {
+    let mut args = std::env::args().skip(1);
+    let command = args.next().unwrap_or_else(|| "help".into());
+    let rest: Vec<String> = args.collect();
+    std::env::set_current_dir(run::workspace_root())?;
+    match command.as_str() {
+        "up" => up(&rest),
+        "test" => suite::test(&rest),
+        "tidy" => tidy::run(),
+        "sim" => suite::simulate(&rest),
+        "chaos" => suite::cluster(&["--chaos"], &rest),
+        "bench" => suite::cluster(&["--bench"], &rest),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        other => bail!("unknown command {other:?}; `cargo xtask help` lists them"),
+    }
+}
+
+/// Everything from a fresh machine to a running cluster.
+fn up(args: &[String]) -> Result<()> {
+    packages::install(packages::CLUSTER)?;
+    run::step("Building hikube (release)");
+    run::cargo(&["build", "--release", "-p", "hikube"])?;
+    let binary = run::hikube_binary();
+    let mut command = std::process::Command::new(&binary);
+    command.arg("up").args(args);
+    run::checked(&mut command)
+}

@@ -1,7 +1,35 @@
 //! The Kubernetes API server. It serves objects as the JSON bytes that the state store holds; it never decodes
 //! them into structs, and it knows nothing of schedulers or kubelets.
 
+mod admission;
+mod authn;
+mod authz;
+mod bootstrap;
+mod call;
+mod compact;
+mod eviction;
+mod health;
+mod http;
+mod impersonate;
+mod json;
+mod kubelet;
+mod listen;
+mod metrics;
+mod plain;
+mod protobuf;
+mod rest;
+mod reviews;
+mod router;
+mod server;
+mod services;
+mod store;
+mod time;
+mod tokens;
+
+use server::Server;
+use state::etcd::EtcdStore;
 use std::path::PathBuf;
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 /// How to run the API server.
@@ -63,12 +91,97 @@ pub enum Error {
     /// A certificate or key cannot be used.
     #[error(transparent)]
     Tls(#[from] tls::Error),
+    /// The etcd endpoints cannot be used.
+    #[error(transparent)]
+    State(#[from] state::Error),
+    /// The address cannot be listened on.
+    #[error("listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The key of service-account tokens cannot be used.
+    #[error(transparent)]
+    TokenKey(#[from] authn::issuer::KeyError),
+    /// The Service subnet or node ports are wrong.
+    #[error(transparent)]
+    Services(#[from] services::network::RangeError),
+    /// The key of Secrets cannot be used.
+    #[error(transparent)]
+    Encryption(#[from] store::cipher::CipherError),
 }
 
 /// Runs until `shutdown`, then finishes the requests in flight. It starts before etcd does and answers
 /// `/readyz` with 500 until it has reached it.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
-    let _ = config;
-    shutdown.cancelled().await;
+    let etcd = tls::IdentityFiles {
+        cert: config.etcd_cert.clone(),
+        key: config.etcd_key.clone(),
+        ca: config.etcd_ca.clone(),
+    };
+    let backend = Arc::new(EtcdStore::new(&config.etcd_servers, Some(&etcd))?);
+    let cipher = config
+        .encryption_key
+        .as_deref()
+        .map(store::cipher::Cipher::open_file)
+        .transpose()?;
+    let serving = tls::IdentityFiles {
+        cert: config.tls_cert.clone(),
+        key: config.tls_key.clone(),
+        ca: config.client_ca.clone(),
+    };
+    let alpn: [&[u8]; 2] = [b"h2", b"http/1.1"];
+    let serving = tls::server_config(&serving, tls::ClientAuth::Optional, &alpn)?;
+    let kubelet = tls::IdentityFiles {
+        cert: config.kubelet_client_cert.clone(),
+        key: config.kubelet_client_key.clone(),
+        ca: config.client_ca.clone(),
+    };
+    let address = config.bind;
+    let listener = tokio::net::TcpListener::bind(address)
+        .await
+        .map_err(|source| Error::Listen { address, source })?;
+    // A child token: the server's own streams end with it, the caller's token stays the caller's.
+    let stopping = shutdown.child_token();
+    let server = Arc::new(Server {
+        store: store::Store::new(backend, cipher),
+        authorizer: authz::Authorizer::new(),
+        issuer: authn::issuer::Issuer::open(&config.service_account_key, &config.service_account_issuer)?,
+        kubelet_tls: tls::client_config(&kubelet, &[b"http/1.1"])?,
+        services: services::network::ServiceNetwork::parse(
+            &config.service_cidr,
+            &config.service_node_port_range,
+        )?,
+        shutdown: stopping.clone(),
+        started: std::time::Instant::now(),
+        bootstrapped: false.into(),
+        metrics: metrics::Metrics::default(),
+        config,
+    });
+    let mut background = tokio::task::JoinSet::new();
+    background.spawn(server.store.clone().run());
+    background.spawn(compact::run(server.clone()));
+    let published = tokio::spawn(after_bootstrap(server.clone()));
+    tracing::info!(%address, "listening");
+    listen::serve(server.clone(), listener, serving, stopping).await;
+    // This server takes itself out of the endpoints; without the state store its lease does.
+    if tokio::time::timeout(LEAVE_TIMEOUT, published).await.is_err() {
+        tracing::debug!("did not leave the endpoints in time");
+    }
+    // The feed runs for ever.
+    background.shutdown().await;
     Ok(())
+}
+
+/// How long the server tries to take itself out of the endpoints when it stops.
+const LEAVE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
+
+async fn after_bootstrap(server: Arc<Server>) {
+    bootstrap::run(server.clone()).await;
+    tokio::join!(
+        services::endpoints::run(server.clone()),
+        bootstrap::aggregate::run(server)
+    );
 }

@@ -1,2 +1,38 @@
-//! The `hikube` binary.
-fn main() {}
+//! The `hikube` binary: every component and every command of the product. Arguments and human output are here;
+//! whatever deserves a test is in the crates below.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod args;
+mod component;
+mod contact;
+mod control_plane;
+mod logging;
+mod show;
+mod user;
+
+use args::{Cli, Command};
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    tls::install_provider();
+    let result = match command {
+        // Becomes another program: no thread may exist before.
+        Command::Launch(launch) => Err(anyhow::Error::new(platform::launch(
+            launch.netns.as_deref(),
+            launch.cgroup.as_deref(),
+            &launch.command,
+        ))),
+        Command::User(command) => user::run(command),
+        Command::Component(component) => component::run(*component),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Lines that already say where they come from need no prefix (a manifest's problems).
+            eprintln!("{}", show::error(&error));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,8 +1,29 @@
 //! The controller manager. Every controller is an ordinary API client; the one thing it cannot learn from the
 //! API, whether a silent node still reaches the storage, comes through [`StorageContact`].
 
+mod context;
+mod deployment;
+mod endpoints;
+mod gc;
+mod hash;
+mod namespace;
+mod node;
+mod ownership;
+mod pod_control;
+mod replicaset;
+mod resources;
+mod service_account;
+mod statefulset;
+mod volume;
+
+use context::Context;
 use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+/// Name of the Lease for the leader election.
+const LEASE: &str = "kube-controller-manager";
 
 /// How to run the controllers.
 #[derive(Clone, Debug, clap::Args)]
@@ -48,11 +69,64 @@ pub enum Error {
 /// Runs until `shutdown`; controls while it leads.
 pub async fn run(
     config: Config,
-    storage: std::sync::Arc<dyn StorageContact>,
+    storage: Arc<dyn StorageContact>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let _connection = client::connect(&config.kubeconfig).await?;
-    let _ = storage;
-    shutdown.cancelled().await;
+    let connection = client::connect(&config.kubeconfig).await?;
+    let election = client::Election {
+        client: connection.client.clone(),
+        name: LEASE.into(),
+        identity: config.identity.clone(),
+    };
+    let work = || control(connection.client.clone(), config.clone(), storage.clone());
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = client::lead(&election, work) => {}
+    }
     Ok(())
+}
+
+/// One term of leadership: fresh caches, so that nothing observed before it counts.
+async fn control(client: kube::Client, config: Config, storage: Arc<dyn StorageContact>) {
+    let context = Context::new(client, &config.identity);
+    let replica_sets = replicaset::Controller::new(&context);
+    let deployments = deployment::Controller::new(&context);
+    let stateful_sets = statefulset::Controller::new(&context);
+    let endpoints = endpoints::Controller::new(&context);
+    let service_accounts = service_account::Controller::new(&context, config.root_ca);
+    let namespaces = namespace::Controller::new(&context);
+    let garbage = gc::Controller::new(&context);
+    let nodes = node::Controller::new(&context, storage);
+    let evictions = node::eviction::Controller::new(&context);
+    let pod_gc = node::pod_gc::Controller::new(&context);
+    let binder = volume::binder::Controller::new(&context);
+    let protection = volume::protection::Controller::new(&context);
+    let ephemeral = volume::ephemeral::Controller::new(&context);
+    let attach = volume::attach::Controller::new(&context);
+    // Dropped with this future when leadership is lost, which ends all tasks.
+    let mut tasks = JoinSet::new();
+    context.start(&mut tasks);
+    context.synced().await;
+    tracing::info!(pods = context.pods.len(), "controllers start");
+    tasks.spawn(replica_sets.run());
+    tasks.spawn(deployments.run());
+    tasks.spawn(stateful_sets.run());
+    tasks.spawn(endpoints.run());
+    tasks.spawn(service_accounts.run());
+    tasks.spawn(namespaces.run());
+    tasks.spawn(garbage.run());
+    tasks.spawn(nodes.run());
+    tasks.spawn(evictions.run());
+    tasks.spawn(pod_gc.run());
+    tasks.spawn(binder.run());
+    tasks.spawn(protection.run());
+    tasks.spawn(ephemeral.run());
+    tasks.spawn(attach.run());
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            // A bug in one controller: a new term starts all of them anew.
+            tracing::error!(%error, "a controller failed");
+            return;
+        }
+    }
 }

@@ -1,7 +1,30 @@
 //! The kubelet: makes the pods bound to its node run on a CRI runtime, and reports what became of them.
+//!
+//! - `pods`: a task per pod plans, starts, stops and reports; `runtime` says what the runtime has
+//! - `volumes`: what pods mount, CSI included; `objects`: the ConfigMaps and Secrets for it
+//! - `probes`, `logs`, `server`: health, container logs, the API on port 10250
+//! - `node`: registration, status, lease; `fence`: the end of pods with replicated volumes on a cut-off node
+//!
+//! Nothing here keeps state that a restart would lose: containers are recognised by their labels, volumes by
+//! their directories and mounts. An API that is away delays reports, and stops nothing.
+
+mod backoff;
+mod cgroups;
+mod context;
+mod fence;
+mod logs;
+mod node;
+mod objects;
+mod pods;
+mod probes;
+mod quantity;
+mod run;
+mod runtime;
+mod server;
+mod sync;
+mod volumes;
 
 use std::path::PathBuf;
-use tokio_util::sync::CancellationToken;
 
 /// How to run the kubelet.
 #[derive(Clone, Debug, clap::Args)]
@@ -79,11 +102,19 @@ pub enum Error {
     /// The API client cannot be made.
     #[error(transparent)]
     Client(#[from] client::Error),
+    /// A certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
+    /// The node failed.
+    #[error("{action} {}: {source}", path.display())]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
 }
 
-/// Runs until `shutdown`. Pods go on running when it ends.
-pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
-    let _connection = client::connect(&config.kubeconfig).await?;
-    shutdown.cancelled().await;
-    Ok(())
-}
+pub use run::run;

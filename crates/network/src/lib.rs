@@ -1,7 +1,18 @@
 //! What a node needs of the network: Services through nftables, cluster DNS, the forwarder in front of the API
 //! servers, and the CNI configuration.
 
+mod cni;
+mod dns;
+mod forward;
+mod net;
+mod proxy;
+mod watches;
+
+pub use cni::conflist;
+
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 use tokio_util::sync::CancellationToken;
 
 /// How to run the proxy of a node.
@@ -61,22 +72,59 @@ pub enum Error {
         /// Why it failed.
         reason: String,
     },
+    /// An argument is wrong.
+    #[error("{0}")]
+    Argument(String),
 }
+
+/// Pause after the node could not be prepared.
+const PREPARE_RETRY: Duration = Duration::from_secs(5);
 
 /// Runs the proxy, DNS and forwarder of a node until `shutdown`. Rules stay in place when it ends.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
-    let _connection = client::connect(&config.kubeconfig).await?;
-    shutdown.cancelled().await;
-    Ok(())
+    let pods: net::Subnet = config.cluster_cidr.parse().map_err(Error::Argument)?;
+    let services: net::Subnet = config.service_cidr.parse().map_err(Error::Argument)?;
+    let serial = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    // A serial number may wrap around.
+    let zone =
+        dns::Zone::new(&config.cluster_domain, [pods, services], serial as u32).map_err(Error::Argument)?;
+    let place = proxy::rules::Place {
+        node_ip: config.node_ip,
+        cluster_cidr: pods.to_string(),
+        service_cidr: services.to_string(),
+        cluster_dns: config.cluster_dns,
+    };
+    let client = client::connect(&config.kubeconfig).await?.client;
+    let watches = Arc::new(watches::Watches::new());
+    let server = Arc::new(dns::Server {
+        zone,
+        watches: watches.clone(),
+        upstream: dns::upstream(config.cluster_dns),
+    });
+    let node = async {
+        while let Err(error) = proxy::apply::prepare(config.cluster_dns).await {
+            tracing::warn!(%error, "the node is not prepared");
+            tokio::time::sleep(PREPARE_RETRY).await;
+        }
+        futures::join!(
+            proxy::run(&watches, &place, &config.node_name),
+            dns::run(server, config.cluster_dns, dns::PORT),
+        );
+    };
+    tokio::select! {
+        ((), ()) = async { futures::join!(watches.run(client), node) } => Ok(()),
+        result = forward::run(config.forward.clone(), shutdown) => result,
+    }
 }
 
 /// Runs only a forwarder, as the host does, until `shutdown`.
 pub async fn forward(config: ForwardConfig, shutdown: CancellationToken) -> Result<(), Error> {
-    let _ = config;
-    shutdown.cancelled().await;
-    Ok(())
+    forward::run(config, shutdown).await
 }
 
-/// Objects that the cluster needs for its network (the `kube-dns` Service), as YAML documents. `platform`
-/// applies them.
-pub const MANIFESTS: &str = "";
+/// Objects that the cluster needs for its network (the `kube-dns` Service and the proxy's role), as YAML documents.
+/// They name the usual address of cluster DNS, 10.96.0.10; `platform` applies them.
+pub const MANIFESTS: &str = include_str!("manifests.yaml");

@@ -26,3 +26,7 @@ pub mod etcdserverpb {
 pub mod mvccpb {
     tonic::include_proto!("mvccpb");
 }
+/// gRPC health checking, v1.
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
+}

@@ -69,6 +69,8 @@ pub fn client_config(files: &IdentityFiles, alpn: &[&[u8]]) -> Result<Arc<Client
     let mut config = ClientConfig::builder()
         .with_root_certificates(roots)
         .with_client_cert_resolver(resolver);
+    // A resumed session would go on showing the certificate of its first handshake, past its end.
+    config.resumption = rustls::client::Resumption::disabled();
     config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
     Ok(Arc::new(config))
 }

@@ -1,0 +1,301 @@
+//! Answers: objects, lists, tables and errors in the form that the client accepts.
+
+use super::accept::{Accept, Encoding, Shape};
+use super::body::Body;
+use super::status::Status;
+use crate::call::{Call, Response};
+use crate::store::object::to_bytes;
+use crate::store::{Object, Version};
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderValue, StatusCode, header};
+use schema::Resource;
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Answers below this size are not worth compressing; upstream's limit.
+const GZIP_MIN_BYTES: usize = 128 << 10;
+
+/// An answer with a body of a given type.
+pub fn bytes(code: u16, content_type: &'static str, body: impl Into<Bytes>) -> Response {
+    let mut response = http::Response::new(Body::full(body));
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// A JSON document.
+pub fn json(code: u16, value: &Value) -> Response {
+    bytes(code, "application/json", to_bytes(value))
+}
+
+/// Plain text.
+pub fn text(code: u16, body: impl Into<Bytes>) -> Response {
+    bytes(code, "text/plain; charset=utf-8", body)
+}
+
+/// An error.
+pub fn failure(status: &Status) -> Response {
+    let mut response = json(status.code, &status.to_value());
+    if let Some(seconds) = status.details.get("retryAfterSeconds").and_then(Value::as_u64) {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// A value in the client's encoding.
+pub fn value(accept: Accept, code: u16, value: &Value) -> Result<Response, Status> {
+    match accept.encoding {
+        Encoding::Json => Ok(json(code, value)),
+        Encoding::Yaml => {
+            let text = yaml_serde::to_string(value).map_err(Status::internal)?;
+            Ok(bytes(code, accept.content_type(), text))
+        }
+    }
+}
+
+/// Success of something that has no object to show.
+pub fn success(resource: &Resource, name: &str, uid: &str) -> Value {
+    let mut details = json!({"name": name});
+    if !resource.group.is_empty() {
+        details["group"] = resource.group.as_ref().into();
+    }
+    details["kind"] = resource.plural.as_ref().into();
+    if !uid.is_empty() {
+        details["uid"] = uid.into();
+    }
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
+}
+
+/// One object in the shape and encoding that the client accepts.
+pub fn object(
+    call: &Call,
+    resource: &'static Resource,
+    stored: &Resource,
+    code: u16,
+    object: &Arc<Object>,
+) -> Result<Response, Status> {
+    let version = Version::new(resource, stored);
+    match (call.accept.shape, call.accept.encoding) {
+        (Shape::Full, Encoding::Json) => Ok(bytes(code, "application/json", version.bytes(object))),
+        (Shape::Full, Encoding::Yaml) => value(call.accept, code, &version.value(object)),
+        (Shape::Metadata(meta), _) => value(call.accept, code, &metadata_only(&version.value(object), meta)),
+        (Shape::Table(meta), _) => {
+            let rows = vec![row(call, resource, version, object, meta)];
+            let table = table(
+                resource,
+                meta,
+                json!({"resourceVersion": object.revision.to_string()}),
+                rows,
+                true,
+            );
+            value(call.accept, code, &table)
+        }
+    }
+}
+
+/// What a list says of itself.
+#[derive(Debug, Default)]
+pub struct ListMeta {
+    /// Its revision.
+    pub revision: i64,
+    /// Where the next page starts.
+    pub next: Option<String>,
+    /// How many objects follow this page, if that is known.
+    pub remaining: Option<i64>,
+}
+
+impl ListMeta {
+    fn to_value(&self) -> Value {
+        let mut value = json!({"resourceVersion": self.revision.to_string()});
+        if let Some(next) = &self.next {
+            value["continue"] = next.as_str().into();
+        }
+        if let Some(remaining) = self.remaining {
+            value["remainingItemCount"] = remaining.into();
+        }
+        value
+    }
+}
+
+/// A list in the shape and encoding that the client accepts.
+pub fn list(
+    call: &Call,
+    resource: &'static Resource,
+    stored: &Resource,
+    meta: &ListMeta,
+    objects: &[Arc<Object>],
+) -> Result<Response, Status> {
+    let version = Version::new(resource, stored);
+    match (call.accept.shape, call.accept.encoding) {
+        (Shape::Full, Encoding::Json) => Ok(full_list(call, resource, version, meta, objects)),
+        (Shape::Full, Encoding::Yaml) => {
+            let items: Vec<Value> = objects.iter().map(|o| version.value(o)).collect();
+            let list = json!({
+                "kind": resource.list_kind, "apiVersion": resource.api_version(),
+                "metadata": meta.to_value(), "items": items,
+            });
+            value(call.accept, 200, &list)
+        }
+        (Shape::Metadata(form), _) => {
+            let items: Vec<Value> = objects
+                .iter()
+                .map(|o| metadata_only(&version.value(o), form))
+                .collect();
+            let list = json!({
+                "kind": "PartialObjectMetadataList", "apiVersion": format!("meta.k8s.io/{form}"),
+                "metadata": meta.to_value(), "items": items,
+            });
+            value(call.accept, 200, &list)
+        }
+        (Shape::Table(form), _) => {
+            let rows = objects
+                .iter()
+                .map(|o| row(call, resource, version, o, form))
+                .collect();
+            value(
+                call.accept,
+                200,
+                &table(resource, form, meta.to_value(), rows, true),
+            )
+        }
+    }
+}
+
+/// A plain list is its objects' bytes with commas between them.
+fn full_list(
+    call: &Call,
+    resource: &Resource,
+    version: Version,
+    meta: &ListMeta,
+    objects: &[Arc<Object>],
+) -> Response {
+    let head = format!(
+        "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
+        resource.list_kind,
+        resource.api_version(),
+        meta.to_value()
+    );
+    let size: usize = objects.iter().map(|o| o.bytes.len() + 1).sum();
+    if size < CHUNK_BYTES {
+        let mut body = BytesMut::with_capacity(head.len() + size + 2);
+        body.put(head.as_bytes());
+        for (index, object) in objects.iter().enumerate() {
+            if index > 0 {
+                body.put_u8(b',');
+            }
+            body.put(version.bytes(object));
+        }
+        body.put(&b"]}"[..]);
+        return bytes(200, "application/json", body);
+    }
+    let accepts_gzip = call
+        .header(header::ACCEPT_ENCODING)
+        .is_some_and(|value| value.split(',').any(|v| v.trim().starts_with("gzip")));
+    let chunks = list_chunks(head, version, objects);
+    let mut response = http::Response::new(Body::empty());
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if accepts_gzip
+        && size >= GZIP_MIN_BYTES
+        && let Some(packed) = gzip(&chunks)
+    {
+        response
+            .headers_mut()
+            .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        *response.body_mut() = Body::full(packed);
+        return response;
+    }
+    *response.body_mut() = Body::Chunks(chunks);
+    response
+}
+
+/// Objects are copied together up to this size: larger writes make no difference to TLS.
+const CHUNK_BYTES: usize = 64 << 10;
+
+fn list_chunks(head: String, version: Version, objects: &[Arc<Object>]) -> VecDeque<Bytes> {
+    let mut chunks = VecDeque::new();
+    let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
+    chunk.put(head.as_bytes());
+    for (index, object) in objects.iter().enumerate() {
+        if index > 0 {
+            chunk.put_u8(b',');
+        }
+        let object = version.bytes(object);
+        if chunk.len() + object.len() > CHUNK_BYTES {
+            chunks.push_back(chunk.split().freeze());
+            chunk.reserve(CHUNK_BYTES);
+        }
+        chunk.put(object);
+    }
+    chunk.put(&b"]}"[..]);
+    chunks.push_back(chunk.freeze());
+    chunks
+}
+
+fn gzip(chunks: &VecDeque<Bytes>) -> Option<Vec<u8>> {
+    use std::io::Write;
+    // Level 1, as upstream: the network is fast, the processor is not.
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(1));
+    for chunk in chunks {
+        encoder.write_all(chunk).ok()?;
+    }
+    encoder.finish().ok()
+}
+
+/// `PartialObjectMetadata` of an object.
+pub fn metadata_only(object: &Value, version: &str) -> Value {
+    json!({
+        "kind": "PartialObjectMetadata", "apiVersion": format!("meta.k8s.io/{version}"),
+        "metadata": object["metadata"],
+    })
+}
+
+/// One row of a table.
+pub fn row(call: &Call, resource: &'static Resource, version: Version, object: &Object, form: &str) -> Value {
+    let value = version.value(object);
+    let cells = schema::table::row(resource, &value, crate::time::unix_seconds());
+    let mut row = json!({"cells": cells});
+    match call.query.get("includeObject") {
+        Some("None") => row["object"] = Value::Null,
+        Some("Object") => row["object"] = value,
+        _ => row["object"] = metadata_only(&value, form),
+    }
+    row
+}
+
+/// A table; its columns are left out of all events of a watch but the first.
+pub fn table(resource: &Resource, form: &str, meta: Value, rows: Vec<Value>, with_columns: bool) -> Value {
+    let columns: Option<Vec<Value>> = with_columns.then(|| {
+        let columns = schema::table::columns(resource).iter().map(|c| {
+            json!({
+                "name": c.name, "type": c.kind, "format": c.format, "description": c.description,
+                "priority": c.priority,
+            })
+        });
+        columns.collect()
+    });
+    json!({
+        "kind": "Table", "apiVersion": format!("meta.k8s.io/{form}"), "metadata": meta,
+        "columnDefinitions": columns, "rows": rows,
+    })
+}
+
+/// Adds the warnings of a call to its answer (RFC 7234, as kubectl reads them).
+pub fn add_warnings(call: &Call, response: &mut Response) {
+    for warning in call.warnings.lock().drain(..) {
+        let text: String = warning
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
+        let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(header) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+            response.headers_mut().append(header::WARNING, header);
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! Requests that a kubelet answers: logs, exec, attach, port-forward, and its own paths through `nodes/proxy`.
+//!
+//! The request is sent on as it is; an upgraded connection becomes a tunnel of bytes, so SPDY and WebSocket pass
+//! through untouched, and so does a refusal, from which kubectl learns to fall back from one to the other.
+
+use crate::call::{Call, Response};
+use crate::http::body::Body;
+use crate::http::respond;
+use crate::http::status::Status;
+use crate::store::{Freshness, builtin};
+use http::{HeaderMap, HeaderName, Request, StatusCode, header};
+use http_body_util::{BodyExt, Either, Empty};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use schema::Resource;
+use serde_json::Value;
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// Where kubelets listen when their Node does not say.
+const DEFAULT_PORT: u16 = 10250;
+/// How long a connection to a kubelet may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Hop-by-hop headers and credentials, which are not sent on.
+const PRIVATE: [HeaderName; 4] = [
+    header::AUTHORIZATION,
+    header::HOST,
+    header::TRANSFER_ENCODING,
+    header::PROXY_AUTHORIZATION,
+];
+
+/// Sends a request on to the kubelet that can answer it.
+pub async fn relay(
+    call: &Call,
+    resource: &'static Resource,
+    request: Request<Incoming>,
+) -> Result<Response, Status> {
+    let known = resource
+        .subresource(&call.info.subresource)
+        .ok_or_else(Status::no_such_path)?;
+    let connects = call.info.subresource != "log";
+    if !known.verbs.iter().any(|v| *v == call.info.verb)
+        && !(connects && matches!(call.info.verb.as_str(), "get" | "create"))
+    {
+        return Err(Status::method_not_allowed());
+    }
+    let store = &call.server.store;
+    let found = store
+        .get(resource, &call.info.namespace, &call.info.name, Freshness::Newest)
+        .await?;
+    let object = found
+        .ok_or_else(|| Status::not_found(resource, &call.info.name))?
+        .value();
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let (node, path) = match (resource.plural.as_ref(), call.info.subresource.as_str()) {
+        ("nodes", _) => (call.info.name.clone(), format!("/{}", call.info.rest)),
+        ("pods", "proxy") | ("services", _) => {
+            return Err(Status::new(
+                501,
+                "NotImplemented",
+                "proxying to pods and services is not supported yet",
+            ));
+        }
+        ("pods", sub) => {
+            let node = object["spec"]["nodeName"].as_str().unwrap_or_default().to_owned();
+            if node.is_empty() {
+                let why = format!("pod {} does not have a host assigned", call.info.name);
+                return Err(Status::bad_request(why));
+            }
+            (node, pod_path(call, sub, &object)?)
+        }
+        _ => return Err(Status::no_such_path()),
+    };
+    let target = if query.is_empty() {
+        path
+    } else {
+        format!("{path}?{query}")
+    };
+    let (host, port) = address(call, &node).await?;
+    let stream = connect(call, &node, &host, port).await?;
+    forward(call, stream, &host, &target, request).await
+}
+
+/// The kubelet's path for a pod's subresource.
+fn pod_path(call: &Call, sub: &str, pod: &Value) -> Result<String, Status> {
+    let (namespace, name) = (&call.info.namespace, &call.info.name);
+    if sub == "portforward" {
+        return Ok(format!("/portForward/{namespace}/{name}"));
+    }
+    let container = container(call, sub, pod)?;
+    Ok(match sub {
+        "log" => format!("/containerLogs/{namespace}/{name}/{container}"),
+        other => format!("/{other}/{namespace}/{name}/{container}"),
+    })
+}
+
+/// The container that is meant: the one that is named, or the only one, or the one that the pod calls its default.
+fn container(call: &Call, sub: &str, pod: &Value) -> Result<String, Status> {
+    let names = |kind: &str| -> Vec<String> {
+        let list = pod["spec"][kind]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        list.iter()
+            .filter_map(|c| c["name"].as_str().map(str::to_owned))
+            .collect()
+    };
+    let (main, init, debug) = (
+        names("containers"),
+        names("initContainers"),
+        names("ephemeralContainers"),
+    );
+    let name = &call.info.name;
+    if let Some(wanted) = call.query.get("container") {
+        if [&main, &init, &debug]
+            .iter()
+            .any(|list| list.iter().any(|n| n == wanted))
+        {
+            return Ok(wanted.to_owned());
+        }
+        return Err(Status::bad_request(format!(
+            "container {wanted} is not valid for pod {name}"
+        )));
+    }
+    if sub != "log"
+        && let Some(default) =
+            pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"].as_str()
+        && main.iter().any(|n| n == default)
+    {
+        return Ok(default.to_owned());
+    }
+    match main.as_slice() {
+        [only] => Ok(only.clone()),
+        [] => Err(Status::bad_request(format!(
+            "a container name must be specified for pod {name}"
+        ))),
+        many => {
+            let init = if init.is_empty() {
+                String::new()
+            } else {
+                format!(" or one of the init containers: [{}]", init.join(" "))
+            };
+            Err(Status::bad_request(format!(
+                "a container name must be specified for pod {name}, choose one of: [{}]{init}",
+                many.join(" ")
+            )))
+        }
+    }
+}
+
+async fn address(call: &Call, name: &str) -> Result<(String, u16), Status> {
+    let nodes = builtin("", "nodes").ok_or_else(Status::no_such_path)?;
+    let node = call.server.store.get(nodes, "", name, Freshness::Any).await?;
+    let node = node.ok_or_else(|| Status::not_found(nodes, name))?.value();
+    let addresses = node["status"]["addresses"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let of_kind = |kind: &str| {
+        addresses
+            .iter()
+            .find(|a| a["type"] == kind)
+            .and_then(|a| a["address"].as_str())
+    };
+    let host = of_kind("InternalIP")
+        .or_else(|| of_kind("Hostname"))
+        .ok_or_else(|| Status::internal(format!("node {name} has no address")))?;
+    let port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64();
+    let port = port
+        .and_then(|p| u16::try_from(p).ok())
+        .filter(|p| *p > 0)
+        .unwrap_or(DEFAULT_PORT);
+    Ok((host.to_owned(), port))
+}
+
+type Stream = tokio_rustls::client::TlsStream<TcpStream>;
+
+async fn connect(call: &Call, node: &str, host: &str, port: u16) -> Result<Stream, Status> {
+    let failed = |e: &dyn std::fmt::Display| {
+        Status::internal(format!(
+            "error dialing backend: kubelet of node {node} at {host}:{port}: {e}"
+        ))
+    };
+    let dial = async {
+        let tcp = TcpStream::connect((host, port)).await?;
+        tcp.set_nodelay(true)?;
+        let name = ServerName::try_from(host.to_owned()).map_err(std::io::Error::other)?;
+        tokio_rustls::TlsConnector::from(call.server.kubelet_tls.clone())
+            .connect(name, tcp)
+            .await
+    };
+    match tokio::time::timeout(CONNECT_TIMEOUT, dial).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(failed(&error)),
+        Err(_) => Err(failed(&"no answer")),
+    }
+}
+
+/// Whether a connection is to be upgraded.
+fn wants_upgrade(headers: &HeaderMap) -> bool {
+    let list = headers
+        .get(header::CONNECTION)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default();
+    headers.contains_key(header::UPGRADE) && list.split(',').any(|v| v.trim().eq_ignore_ascii_case("upgrade"))
+}
+
+async fn forward(
+    call: &Call,
+    stream: Stream,
+    host: &str,
+    target: &str,
+    mut request: Request<Incoming>,
+) -> Result<Response, Status> {
+    let failed = |e: hyper::Error| Status::internal(format!("error proxying to the kubelet: {e}"));
+    let upgrades = wants_upgrade(request.headers());
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(failed)?;
+    tokio::spawn(async move {
+        // An error of the connection shows at the request or in the tunnel.
+        let _ = connection.with_upgrades().await;
+    });
+    let mut headers = request.headers().clone();
+    PRIVATE.iter().for_each(|name| {
+        headers.remove(name);
+    });
+    let impersonation: Vec<HeaderName> = headers
+        .keys()
+        .filter(|k| k.as_str().starts_with("impersonate-"))
+        .cloned()
+        .collect();
+    impersonation.iter().for_each(|name| {
+        headers.remove(name);
+    });
+    let mut sent = Request::builder().method(request.method()).uri(target);
+    if let Some(all) = sent.headers_mut() {
+        *all = headers;
+        if let Ok(host) = http::HeaderValue::from_str(host) {
+            all.insert(header::HOST, host);
+        }
+    }
+    let upgraded_client = upgrades.then(|| hyper::upgrade::on(&mut request));
+    let body = if upgrades {
+        Either::Left(Empty::<bytes::Bytes>::new())
+    } else {
+        Either::Right(request.into_body())
+    };
+    let sent = sent.body(body).map_err(Status::internal)?;
+    let mut answer = sender.send_request(sent).await.map_err(failed)?;
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return relay_answer(answer).await;
+    }
+    let Some(client) = upgraded_client else {
+        return Err(Status::internal("the kubelet changed the protocol unasked"));
+    };
+    let kubelet = hyper::upgrade::on(&mut answer);
+    let shutdown = call.server.shutdown.clone();
+    tokio::spawn(async move {
+        let (Ok(client), Ok(kubelet)) = tokio::join!(client, kubelet) else {
+            return;
+        };
+        let (mut client, mut kubelet) = (TokioIo::new(client), TokioIo::new(kubelet));
+        tokio::select! {
+            // Either side may break off at any time; there is nobody to tell.
+            _ = tokio::io::copy_bidirectional(&mut client, &mut kubelet) => {}
+            () = shutdown.cancelled() => {}
+        }
+    });
+    let mut response = http::Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = answer.headers().clone();
+    Ok(response)
+}
+
+/// An answer that is no upgrade. A kubelet's plain-text error becomes a `Status`, as upstream does for logs.
+async fn relay_answer(answer: http::Response<Incoming>) -> Result<Response, Status> {
+    const MAX_ERROR_BYTES: usize = 64 << 10;
+    let status = answer.status();
+    let json = answer
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|v| v.starts_with("application/json"));
+    let (mut parts, body) = answer.into_parts();
+    if status.is_client_error() && !json {
+        let text = http_body_util::Limited::new(body, MAX_ERROR_BYTES)
+            .collect()
+            .await;
+        let text = text
+            .map(|t| String::from_utf8_lossy(&t.to_bytes()).trim().to_owned())
+            .unwrap_or_default();
+        let reason = match status.as_u16() {
+            400 => "BadRequest",
+            403 => "Forbidden",
+            404 => "NotFound",
+            _ => "",
+        };
+        return Ok(respond::failure(&Status::new(status.as_u16(), reason, text)));
+    }
+    for name in [header::CONNECTION, header::TRANSFER_ENCODING] {
+        parts.headers.remove(name);
+    }
+    Ok(http::Response::from_parts(parts, Body::Relay(body)))
+}

@@ -1,0 +1,405 @@
+//! Subresources: status, scale, binding, eviction, token, finalize, approval and the like.
+
+use super::options::DeleteOptions;
+use super::patch::Patch;
+use super::update::{self, Part};
+use super::{check_kind_of, delete, patch, read};
+use crate::call::{Call, Response};
+use crate::http::request::RequestInfo;
+use crate::http::respond;
+use crate::http::status::Status;
+use crate::json::{items_mut, push};
+use crate::store::{Version, builtin};
+use schema::Resource;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Whether a kubelet answers, or the object itself behind a proxy.
+pub fn is_relayed(resource: &Resource, info: &RequestInfo) -> bool {
+    let sub = info.subresource.as_str();
+    (resource.is("", "pods") && matches!(sub, "log" | "exec" | "attach" | "portforward" | "proxy"))
+        || (resource.is("", "nodes") && sub == "proxy")
+        || (resource.is("", "services") && sub == "proxy")
+}
+
+/// Answers a request for a subresource.
+pub async fn answer(call: &Arc<Call>, resource: &'static Resource, body: &[u8]) -> Result<Response, Status> {
+    let verb = call.info.verb.as_str();
+    match (call.info.subresource.as_str(), verb) {
+        ("status", "get") => read::get(call, resource).await,
+        ("status", "update") => update::put(call, resource, Part::Status, body).await,
+        ("status", "patch") => patch::patch(call, resource, Part::Status, body).await,
+        ("scale", "get" | "update" | "patch") => scale(call, resource, body).await,
+        ("binding", "create") if resource.is("", "pods") => bind(call, resource, &call.info.name, body).await,
+        ("eviction", "create") if resource.is("", "pods") => evict(call, resource, body).await,
+        ("token", "create") => crate::tokens::request(call, resource, body).await,
+        ("finalize", "update") if resource.is("", "namespaces") => finalize(call, resource, body).await,
+        ("approval", "get") | ("ephemeralcontainers" | "resize", "get") => read::get(call, resource).await,
+        ("approval", "update") => update::put(call, resource, Part::Status, body).await,
+        ("approval", "patch") => patch::patch(call, resource, Part::Status, body).await,
+        ("ephemeralcontainers", "update" | "patch") => containers(call, resource, body).await,
+        ("resize", "update" | "patch") => resize(call, resource, body).await,
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+/// Answers with an object of the resource.
+fn show(call: &Call, resource: &'static Resource, outcome: &update::Outcome) -> Result<Response, Status> {
+    respond::object(
+        call,
+        resource,
+        call.server.store.cache(resource)?.resource,
+        200,
+        outcome.object(),
+    )
+}
+
+/// `Scale` of a workload.
+fn scale_of(resource: &Resource, value: &Value) -> Value {
+    let metadata = &value["metadata"];
+    let mut scale = json!({
+        "kind": "Scale", "apiVersion": "autoscaling/v1",
+        "metadata": {
+            "name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"],
+            "resourceVersion": metadata["resourceVersion"], "creationTimestamp": metadata["creationTimestamp"],
+        },
+        "spec": {"replicas": value["spec"]["replicas"].as_i64().unwrap_or(0)},
+        "status": {"replicas": value["status"]["replicas"].as_i64().unwrap_or(0)},
+    });
+    let selector = &value["spec"]["selector"];
+    let text = if resource.is("", "replicationcontrollers") {
+        let labels = selector.as_object().into_iter().flatten();
+        labels
+            .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()))
+            .collect::<Vec<_>>()
+            .join(",")
+    } else {
+        selector_text(selector)
+    };
+    scale["status"]["selector"] = text.into();
+    scale
+}
+
+/// The string form of a structured label selector.
+fn selector_text(selector: &Value) -> String {
+    let mut parts = Vec::new();
+    for (key, value) in selector["matchLabels"].as_object().into_iter().flatten() {
+        parts.push(format!("{key}={}", value.as_str().unwrap_or_default()));
+    }
+    for requirement in selector["matchExpressions"].as_array().into_iter().flatten() {
+        let key = requirement["key"].as_str().unwrap_or_default();
+        let values: Vec<&str> = requirement["values"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        parts.push(match requirement["operator"].as_str() {
+            Some("In") => format!("{key} in ({})", values.join(",")),
+            Some("NotIn") => format!("{key} notin ({})", values.join(",")),
+            Some("DoesNotExist") => format!("!{key}"),
+            _ => key.to_owned(),
+        });
+    }
+    parts.sort();
+    parts.join(",")
+}
+
+async fn scale(call: &Call, resource: &'static Resource, body: &[u8]) -> Result<Response, Status> {
+    let store = &call.server.store;
+    let stored = store.cache(resource)?.resource;
+    let object = match call.info.verb.as_str() {
+        "get" => {
+            let found = store
+                .get(
+                    resource,
+                    &call.info.namespace,
+                    &call.info.name,
+                    read::freshness(call)?,
+                )
+                .await?;
+            found.ok_or_else(|| Status::not_found(resource, &call.info.name))?
+        }
+        verb => {
+            let patch = if verb == "patch" {
+                Some(Patch::decode(call, body)?)
+            } else {
+                None
+            };
+            let wanted = if patch.is_none() {
+                call.decode(body)?.value
+            } else {
+                Value::Null
+            };
+            let outcome = update::update(call, resource, Part::Main, |old| {
+                let mut scale = match &patch {
+                    // Scale has no lists: its strategic merge is a merge.
+                    Some(Patch::Strategic(patch)) => schema::merge_patch(&scale_of(resource, old), patch),
+                    Some(patch) => patch.apply(resource, &scale_of(resource, old))?,
+                    None => wanted.clone(),
+                };
+                check_kind_of("autoscaling/v1", "Scale", &mut scale)?;
+                let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
+                if replicas < 0 {
+                    return Err(negative_replicas(&call.info.name, replicas));
+                }
+                let mut new = old.clone();
+                new["spec"]["replicas"] = replicas.into();
+                for field in ["resourceVersion", "uid"] {
+                    match scale["metadata"][field].as_str().filter(|text| !text.is_empty()) {
+                        Some(text) => new["metadata"][field] = text.into(),
+                        None => {
+                            super::meta::of(&mut new).remove(field);
+                        }
+                    }
+                }
+                Ok(new)
+            })
+            .await?;
+            outcome.object().clone()
+        }
+    };
+    respond::value(
+        call.accept,
+        200,
+        &scale_of(resource, &Version::new(resource, stored).value(&object)),
+    )
+}
+
+fn negative_replicas(name: &str, replicas: i64) -> Status {
+    let why = format!("Invalid value: {replicas}: must be greater than or equal to 0");
+    let mut status = Status::new(
+        422,
+        "Invalid",
+        format!("Scale.autoscaling \"{name}\" is invalid: spec.replicas: {why}"),
+    );
+    status.details = json!({"name": name, "group": "autoscaling", "kind": "Scale", "causes": [
+        {"reason": "FieldValueInvalid", "message": why, "field": "spec.replicas"},
+    ]})
+    .as_object()
+    .cloned()
+    .unwrap_or_default();
+    status
+}
+
+/// Binds a pod to a node.
+pub async fn bind(call: &Call, pods: &'static Resource, name: &str, body: &[u8]) -> Result<Response, Status> {
+    let mut binding = call.decode(body)?.value;
+    check_kind_of("v1", "Binding", &mut binding)?;
+    let node = binding["target"]["name"].as_str().unwrap_or_default().to_owned();
+    let kind = binding["target"]["kind"].as_str().unwrap_or_default();
+    if node.is_empty() || !matches!(kind, "" | "Node") {
+        return Err(Status::bad_request(
+            "the target of a binding must be a Node with a name",
+        ));
+    }
+    let metadata = binding["metadata"].clone();
+    let namespace = call.info.namespace.clone();
+    update::update_named(call, pods, Part::Raw, &namespace, name, |pod| {
+        let conflict = |why: String| Status::conflict(pods, name, why);
+        if let Some(uid) = metadata["uid"]
+            .as_str()
+            .filter(|uid| !uid.is_empty() && pod["metadata"]["uid"] != *uid)
+        {
+            return Err(conflict(format!(
+                "Precondition failed: UID in precondition: {uid}"
+            )));
+        }
+        if super::meta::is_terminating(pod) {
+            return Err(conflict(format!(
+                "pod {name} is being deleted, cannot be assigned to a host"
+            )));
+        }
+        if let Some(present) = pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty()) {
+            return Err(conflict(format!(
+                "pod {name} is already assigned to node \"{present}\""
+            )));
+        }
+        if pod["spec"]["schedulingGates"]
+            .as_array()
+            .is_some_and(|gates| !gates.is_empty())
+        {
+            return Err(conflict(format!(
+                "pod {name} has non-empty .spec.schedulingGates"
+            )));
+        }
+        let mut new = pod.clone();
+        new["spec"]["nodeName"] = node.as_str().into();
+        for (key, value) in metadata["annotations"].as_object().into_iter().flatten() {
+            new["metadata"]["annotations"][key.as_str()] = value.clone();
+        }
+        copy_topology(call, &node, &mut new);
+        set_scheduled(&mut new);
+        Ok(new)
+    })
+    .await?;
+    let value =
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    respond::value(call.accept, 201, &value)
+}
+
+/// PodTopologyLabels (KEP-4742): a pod learns the region and zone of its node.
+fn copy_topology(call: &Call, node: &str, pod: &mut Value) {
+    let Some(node) = call.server.store.cached_by_name("", "nodes", "", node) else {
+        return;
+    };
+    for key in ["topology.kubernetes.io/region", "topology.kubernetes.io/zone"] {
+        if let Some(value) = node.label(key) {
+            pod["metadata"]["labels"][key] = value.into();
+        }
+    }
+}
+
+fn set_scheduled(pod: &mut Value) {
+    let condition = json!({
+        "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": crate::time::now(),
+    });
+    if let Some(conditions) = pod["status"].get_mut("conditions").and_then(Value::as_array_mut) {
+        conditions.retain(|c| c["type"] != "PodScheduled");
+    }
+    push(&mut pod["status"], "conditions", condition);
+}
+
+/// Deletes a pod unless a disruption budget forbids it.
+async fn evict(call: &Call, pods: &'static Resource, body: &[u8]) -> Result<Response, Status> {
+    let mut eviction = call.decode(body)?.value;
+    check_kind_of("policy/v1", "Eviction", &mut eviction)?;
+    let mut options = DeleteOptions {
+        dry_run: call.dry_run()?,
+        ..DeleteOptions::default()
+    };
+    if !eviction["deleteOptions"].is_null() {
+        options.read_body(&eviction["deleteOptions"])?;
+    }
+    let store = &call.server.store;
+    let found = store
+        .get(
+            pods,
+            &call.info.namespace,
+            &call.info.name,
+            crate::store::Freshness::Newest,
+        )
+        .await?;
+    let pod = found.ok_or_else(|| Status::not_found(pods, &call.info.name))?;
+    let value = pod.value();
+    let ended = matches!(
+        value["status"]["phase"].as_str(),
+        Some("Succeeded" | "Failed" | "Pending")
+    );
+    if !ended && !super::meta::is_terminating(&value) {
+        crate::eviction::take_from_budget(call, &pod.namespace, &pod.name, &value, options.dry_run).await?;
+    }
+    delete::remove(call, pods, &call.info.namespace, &call.info.name, &options).await?;
+    let value =
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    respond::value(call.accept, 201, &value)
+}
+
+/// Writes the finalizers of a namespace.
+async fn finalize(call: &Call, resource: &'static Resource, body: &[u8]) -> Result<Response, Status> {
+    let mut wanted = call.decode(body)?.value;
+    check_kind_of("v1", "Namespace", &mut wanted)?;
+    let outcome = update::update(call, resource, Part::Raw, |old| {
+        let mut new = old.clone();
+        new["spec"]["finalizers"] = wanted["spec"]["finalizers"].clone();
+        if new["spec"]["finalizers"].is_null() {
+            new["spec"]["finalizers"] = json!([]);
+        }
+        for field in ["resourceVersion", "uid"] {
+            if let Some(text) = wanted["metadata"][field].as_str().filter(|t| !t.is_empty()) {
+                new["metadata"][field] = text.into();
+            }
+        }
+        Ok(new)
+    })
+    .await?;
+    show(call, resource, &outcome)
+}
+
+/// A change of one part of a pod's spec that its main resource does not allow.
+async fn containers(call: &Call, resource: &'static Resource, body: &[u8]) -> Result<Response, Status> {
+    let change = SpecChange::decode(call, body)?;
+    let outcome = update::update(call, resource, Part::Raw, |old| {
+        let wanted = change.apply(resource, old)?;
+        let before = old["spec"]["ephemeralContainers"].as_array().cloned().unwrap_or_default();
+        let after = wanted["spec"]["ephemeralContainers"].as_array().cloned().unwrap_or_default();
+        let kept = before.iter().all(|old| after.iter().any(|new| new["name"] == old["name"]));
+        if !kept {
+            return Err(Status::new(
+                422,
+                "Invalid",
+                format!("Pod \"{}\" is invalid: spec.ephemeralContainers: Forbidden: existing ephemeral containers may not be removed", call.info.name),
+            ));
+        }
+        let mut new = old.clone();
+        new["spec"]["ephemeralContainers"] = after.into();
+        schema::default(resource, &mut new);
+        Ok(new)
+    })
+    .await?;
+    show(call, resource, &outcome)
+}
+
+/// New resources of a pod's containers.
+async fn resize(call: &Call, resource: &'static Resource, body: &[u8]) -> Result<Response, Status> {
+    let change = SpecChange::decode(call, body)?;
+    let outcome = update::update(call, resource, Part::Raw, |old| {
+        let wanted = change.apply(resource, old)?;
+        let mut new = old.clone();
+        for container in items_mut(&mut new, &["spec", "containers"]) {
+            let same = wanted["spec"]["containers"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|c| c["name"] == container["name"]);
+            if let Some(same) = same {
+                container["resources"] = same["resources"].clone();
+            }
+        }
+        if new["spec"] != old["spec"]
+            && let Some(generation) = old["metadata"]["generation"].as_i64()
+        {
+            new["metadata"]["generation"] = (generation + 1).into();
+        }
+        Ok(new)
+    })
+    .await?;
+    show(call, resource, &outcome)
+}
+
+/// A PUT or a PATCH of a pod through a subresource.
+enum SpecChange {
+    Put(Value),
+    Patch(Patch),
+}
+
+impl SpecChange {
+    fn decode(call: &Call, body: &[u8]) -> Result<Self, Status> {
+        if call.info.verb == "patch" {
+            return Ok(Self::Patch(Patch::decode(call, body)?));
+        }
+        let mut value = call.decode(body)?.value;
+        check_kind_of("v1", "Pod", &mut value)?;
+        Ok(Self::Put(value))
+    }
+
+    fn apply(&self, resource: &Resource, old: &Value) -> Result<Value, Status> {
+        match self {
+            Self::Put(value) => Ok(value.clone()),
+            Self::Patch(patch) => patch.apply(resource, old),
+        }
+    }
+}
+
+/// POST of a `Binding` to the namespace instead of the pod.
+pub async fn post_binding(call: &Call, body: &[u8]) -> Result<Response, Status> {
+    let pods = builtin("", "pods").ok_or_else(Status::no_such_path)?;
+    let name = call.decode(body)?.value["metadata"]["name"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    if name.is_empty() {
+        return Err(Status::bad_request("name of the pod is required"));
+    }
+    bind(call, pods, &name, body).await
+}

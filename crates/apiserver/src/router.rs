@@ -1,0 +1,193 @@
+//! From a request to its handler: authentication, authorization, dispatch.
+
+use crate::authn::{self, User, token};
+use crate::authz::{Attributes, refusal};
+use crate::call::{Call, Response, read_body};
+use crate::http::accept::Accept;
+use crate::http::query::Query;
+use crate::http::request::RequestInfo;
+use crate::http::respond;
+use crate::http::status::Status;
+use crate::rest::update::Part;
+use crate::rest::{create, delete, delete_collection, list, patch, read, subresource, update, watch};
+use crate::server::Server;
+use crate::{impersonate, plain};
+use http::Request;
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+use schema::Resource;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+/// Answers one request. Whatever goes wrong becomes a `Status`.
+pub async fn handle(
+    server: Arc<Server>,
+    peer: Option<Arc<tls::Peer>>,
+    request: Request<Incoming>,
+) -> Response {
+    let started = Instant::now();
+    server.metrics.in_flight.fetch_add(1, Ordering::Relaxed);
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
+    let (verb, known) = (info.verb.clone(), info.lookup().map(|r| r.plural.to_string()));
+    let path = info.path.clone();
+    let response = match answer(&server, peer, info, query, request).await {
+        Ok(response) => response,
+        Err(status) => respond::failure(&status),
+    };
+    server.metrics.in_flight.fetch_sub(1, Ordering::Relaxed);
+    let code = response.status().as_u16();
+    let took = started.elapsed();
+    let resource = known.unwrap_or_default();
+    let counted = if resource.is_empty() {
+        "other"
+    } else {
+        verb.as_str()
+    };
+    server.metrics.observe(counted, &resource, code, took);
+    tracing::debug!(
+        verb,
+        path,
+        code,
+        took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+        "request"
+    );
+    response
+}
+
+async fn answer(
+    server: &Arc<Server>,
+    peer: Option<Arc<tls::Peer>>,
+    info: RequestInfo,
+    query: Query,
+    request: Request<Incoming>,
+) -> Result<Response, Status> {
+    let user = authenticate(server, peer.as_deref(), request.headers()).await?;
+    let user = impersonate::apply(server, user, request.headers())?;
+    let wanted = Attributes {
+        fields: query.get("fieldSelector").unwrap_or_default().into(),
+        ..(&info).into()
+    };
+    if let Err(reason) = server.authorizer.allows(&server.store, &user, &wanted) {
+        if user.is_anonymous() {
+            return Err(Status::unauthorized());
+        }
+        return Err(forbidden(&info, &user, &wanted, &reason));
+    }
+    let header = request
+        .headers()
+        .get(http::header::ACCEPT)
+        .and_then(|v| v.to_str().ok());
+    if !info.is_resource() {
+        return plain::answer(server, &info, header);
+    }
+    let resource = info.lookup().ok_or_else(Status::no_such_path)?;
+    if resource.namespaced && info.namespace.is_empty() && !info.name.is_empty() {
+        return Err(Status::no_such_path());
+    }
+    let relayed = subresource::is_relayed(resource, &info);
+    // The kubelet decides about the form of what it sends.
+    let accept = if relayed {
+        Accept::JSON
+    } else {
+        Accept::negotiate(header)?
+    };
+    let call = Call {
+        server: server.clone(),
+        user,
+        query,
+        headers: request.headers().clone(),
+        accept,
+        warnings: Mutex::default(),
+        info,
+    };
+    if relayed {
+        return crate::kubelet::relay(&call, resource, request).await;
+    }
+    let call = Arc::new(call);
+    let body = match request.method().as_str() {
+        "GET" | "HEAD" => bytes::Bytes::new(),
+        _ => read_body(request.into_body()).await?,
+    };
+    let mut response = match dispatch(&call, resource, &body).await {
+        Ok(response) => response,
+        Err(status) => respond::failure(&status),
+    };
+    respond::add_warnings(&call, &mut response);
+    Ok(response)
+}
+
+fn forbidden(info: &RequestInfo, user: &User, wanted: &Attributes, reason: &str) -> Status {
+    let why = refusal(user, wanted, reason);
+    if !info.is_resource() {
+        return Status::new(403, "Forbidden", format!("forbidden: {why}"));
+    }
+    let mut status = match info.lookup() {
+        Some(resource) => Status::forbidden(resource, &info.name, why),
+        None => Status::new(403, "Forbidden", format!("{} is forbidden: {why}", info.resource)),
+    };
+    status
+        .details
+        .entry("kind")
+        .or_insert_with(|| info.resource.clone().into());
+    status
+}
+
+async fn authenticate(
+    server: &Server,
+    peer: Option<&tls::Peer>,
+    headers: &http::HeaderMap,
+) -> Result<User, Status> {
+    if let Some(user) = peer.and_then(User::from_certificate) {
+        return Ok(user);
+    }
+    let Some(text) = authn::bearer(headers)? else {
+        return Ok(User::anonymous());
+    };
+    let audiences = [server.issuer.url.clone()];
+    if let Some(verified) = token::verify(&server.issuer, &server.store, text, &audiences) {
+        return Ok(verified.user);
+    }
+    // The service account may be newer than this server's cache.
+    if server.issuer.verify(text).is_some() {
+        server.store.fresh(crate::store::Freshness::Newest).await?;
+        if let Some(verified) = token::verify(&server.issuer, &server.store, text, &audiences) {
+            return Ok(verified.user);
+        }
+    }
+    Err(Status::unauthorized())
+}
+
+async fn dispatch(call: &Arc<Call>, resource: &'static Resource, body: &[u8]) -> Result<Response, Status> {
+    let verb = call.info.verb.as_str();
+    if !call.info.subresource.is_empty() {
+        let known = resource
+            .subresource(&call.info.subresource)
+            .ok_or_else(Status::no_such_path)?;
+        if !known.verbs.iter().any(|v| v == verb) {
+            return Err(Status::method_not_allowed());
+        }
+        return subresource::answer(call, resource, body).await;
+    }
+    if !resource.is_stored() {
+        return match verb {
+            "create" => crate::reviews::answer(call, resource, body).await,
+            _ => Err(Status::method_not_allowed()),
+        };
+    }
+    if !resource.has_verb(verb) {
+        return Err(Status::method_not_allowed());
+    }
+    match verb {
+        "get" => read::get(call, resource).await,
+        "list" => list::list(call, resource).await,
+        "watch" => watch::watch(call.clone(), resource).await,
+        "create" => create::post(call, resource, body).await,
+        "update" => update::put(call, resource, Part::Main, body).await,
+        "patch" => patch::patch(call, resource, Part::Main, body).await,
+        "delete" => delete::delete(call, resource, body).await,
+        "deletecollection" => delete_collection::delete(call, resource, body).await,
+        _ => Err(Status::method_not_allowed()),
+    }
+}

@@ -1,0 +1,167 @@
+//! Bringing up, the demo, logs, and removing.
+
+use crate::cluster::{Cluster, REGIONS, is_ready};
+use crate::processes;
+use crate::shell::{attempt, ensure, eventually, output, text};
+use anyhow::{Context, Result};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// `hikube up`: three Ready nodes with their labels, `/readyz`, status; a second `up` changes nothing.
+pub fn up(cluster: &Cluster) -> Result<()> {
+    cluster.delete_quietly();
+    let took = cluster.up()?;
+    println!("from built binary to all Ready: {:.1} s", took.as_secs_f64());
+    let nodes = cluster.json(&["get", "nodes"])?;
+    let nodes = nodes["items"].as_array().context("nodes")?;
+    ensure(nodes.len() == 3, || format!("{} nodes instead of 3", nodes.len()))?;
+    for node in nodes {
+        let (name, labels) = (&node["metadata"]["name"], &node["metadata"]["labels"]);
+        ensure(is_ready(node), || format!("node {name} is not Ready"))?;
+        ensure(labels["hikube.io/node-group"].is_string(), || {
+            format!("node {name} has no node group label")
+        })?;
+    }
+    let mut regions: Vec<&str> = nodes
+        .iter()
+        .filter_map(|n| n["metadata"]["labels"]["topology.kubernetes.io/region"].as_str())
+        .collect();
+    regions.sort_unstable();
+    ensure(regions == REGIONS, || {
+        format!("regions of the nodes are {regions:?}")
+    })?;
+    let ready = cluster.kube(&["get", "--raw", "/readyz"])?;
+    ensure(ready.trim() == "ok", || format!("/readyz says {ready:?}"))?;
+    let status = cluster.status()?;
+    ensure(status["etcd"].as_array().is_some_and(|m| m.len() == 3), || {
+        format!("status: {status}")
+    })?;
+    ensure(
+        status["controlPlanes"].as_array().is_some_and(|m| m.len() == 2),
+        || format!("status: {status}"),
+    )?;
+    let before = processes::of_cluster(&cluster.name).len();
+    let begin = Instant::now();
+    cluster.up()?;
+    println!("a second up: {:.1} s", begin.elapsed().as_secs_f64());
+    let after = processes::of_cluster(&cluster.name).len();
+    ensure(before == after, || {
+        format!("a second up left {after} processes instead of {before}")
+    })
+}
+
+/// `hikube demo`, a region lost, `hikube demo check`.
+pub fn demo(cluster: &Cluster) -> Result<()> {
+    print!("{}", output(&mut cluster.hikube(&["demo"]))?);
+    let pod = cluster.json(&["get", "pod", "demo-0", "-n", "demo"])?;
+    let home = cluster.region_of_node(pod["spec"]["nodeName"].as_str().context("demo-0 has no node")?)?;
+    std::thread::sleep(Duration::from_secs(3));
+    output(&mut cluster.hikube(&["region", "fail", &home]))?;
+    let moved = eventually("demo-0 elsewhere", Duration::from_secs(60), || {
+        let pod = cluster.json(&["get", "pod", "demo-0", "-n", "demo", "--request-timeout=3s"])?;
+        let region = cluster.region_of_node(pod["spec"]["nodeName"].as_str().context("no node")?)?;
+        ensure(is_ready(&pod) && region != home, || {
+            format!("demo-0 is in {region}")
+        })
+    });
+    output(&mut cluster.hikube(&["region", "restore", &home]))?;
+    moved?;
+    let said = output(&mut cluster.hikube(&["demo", "check"]))?;
+    print!("{said}");
+    cluster.wait_healthy(Duration::from_secs(60))?;
+    cluster.wait_replicated(Duration::from_secs(60))
+}
+
+/// Lines at WARN or ERROR that a killed or cut peer does not explain.
+pub fn logs(cluster: &Cluster) -> Result<()> {
+    let dir = cluster.state_dir().join("log");
+    let mut bad = Vec::new();
+    for entry in std::fs::read_dir(&dir).with_context(|| format!("read {}", dir.display()))? {
+        let path = entry?.path();
+        let name = path
+            .file_name()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        // etcd and containerd have their own habits.
+        if name.contains("etcd") || name.contains("containerd") {
+            continue;
+        }
+        let content = text(&std::fs::read(&path)?);
+        let lines = content.lines().filter(|l| {
+            let head: String = l.chars().take(80).collect();
+            head.contains("ERROR") || head.contains(" WARN") || head.contains("panicked")
+        });
+        bad.extend(lines.map(|l| format!("{name}: {l}")));
+    }
+    for line in bad.iter().take(20) {
+        println!("{line}");
+    }
+    ensure(bad.is_empty(), || {
+        format!("{} unexpected warnings and errors", bad.len())
+    })
+}
+
+/// `hikube delete`: no namespace, mount, loop device, rule, process or directory is left.
+pub fn delete(cluster: &Cluster) -> Result<()> {
+    let before = traces(cluster)?;
+    ensure(!before.is_empty(), || {
+        "the search for traces finds none in a running cluster".into()
+    })?;
+    output(&mut cluster.hikube(&["delete", "--yes"]))?;
+    let left = traces(cluster)?;
+    ensure(left.is_empty(), || format!("left behind:\n{}", left.join("\n")))
+}
+
+/// What of the cluster can be seen on the machine.
+fn traces(cluster: &Cluster) -> Result<Vec<String>> {
+    let name = &cluster.name;
+    let paths = [format!("/var/lib/hikube/{name}"), format!("/run/hikube/{name}")];
+    let mut found = Vec::new();
+    for path in &paths {
+        if std::path::Path::new(path).exists() {
+            found.push(format!("directory {path}"));
+        }
+    }
+    let about_us = |line: &str| {
+        paths
+            .iter()
+            .any(|p| line.contains(&format!("{p}/")) || line.ends_with(p.as_str()))
+    };
+    for command in [&["mount"][..], &["losetup", "-a"]] {
+        let listed = output(Command::new(command[0]).args(&command[1..]))?;
+        found.extend(
+            listed
+                .lines()
+                .filter(|l| about_us(l))
+                .map(|l| format!("{}: {l}", command[0])),
+        );
+    }
+    // Namespaces, links and rules of any cluster begin with the product's prefix.
+    let listed = output(Command::new("ip").args(["netns", "list"]))?;
+    found.extend(
+        listed
+            .lines()
+            .filter(|l| l.starts_with("hk"))
+            .map(|l| format!("netns: {l}")),
+    );
+    let listed = output(Command::new("ip").args(["-o", "link"]))?;
+    found.extend(
+        listed
+            .lines()
+            .filter(|l| l.contains(": hk"))
+            .map(|l| format!("link: {l}")),
+    );
+    let listed = text(&attempt(Command::new("nft").args(["list", "tables"]))?.stdout);
+    found.extend(
+        listed
+            .lines()
+            .filter(|l| l.contains("hikube"))
+            .map(|l| format!("nft: {l}")),
+    );
+    found.extend(
+        processes::of_cluster(name)
+            .iter()
+            .map(|p| format!("process {}: {}", p.pid, p.command)),
+    );
+    Ok(found)
+}

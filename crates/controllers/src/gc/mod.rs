@@ -1,0 +1,162 @@
+//! The garbage collector: objects whose owners are gone are deleted, in the background, in the foreground, or
+//! left as orphans. Kinds for which the controller manager keeps a cache anyway are taken from there; of all
+//! others it watches the metadata.
+
+mod collect;
+pub mod graph;
+mod monitor;
+
+use crate::context::{Context, settle};
+use crate::resources::Kind;
+use client::{Change, Informer, Outcome, Queue};
+use graph::{Graph, KindId, Work};
+use kube::discovery::ApiResource;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+/// Objects worked on at once.
+const CONCURRENCY: usize = 20;
+
+/// What the monitors and the workers share.
+pub struct Shared {
+    context: Arc<Context>,
+    graph: Mutex<Graph>,
+    kinds: Mutex<Kinds>,
+    queue: Queue<Work>,
+    /// Kinds may have come or gone.
+    kinds_changed: Notify,
+}
+
+/// All kinds ever seen; an index stays valid.
+#[derive(Default)]
+struct Kinds {
+    list: Vec<Kind>,
+    index: HashMap<(String, String), KindId>,
+}
+
+impl Kinds {
+    fn id(&mut self, group: &str, plural: &str, kind: impl FnOnce() -> Kind) -> KindId {
+        let id = (group.to_owned(), plural.to_owned());
+        *self.index.entry(id).or_insert_with(|| {
+            self.list.push(kind());
+            self.list.len() - 1
+        })
+    }
+
+    /// The kind that an owner reference names.
+    fn resolve(&self, api_version: &str, kind: &str) -> Option<&Kind> {
+        let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
+        self.list
+            .iter()
+            .find(|known| known.resource.group == group && known.resource.kind == kind)
+    }
+}
+
+/// The controller.
+pub struct Controller {
+    shared: Arc<Shared>,
+    cached: Vec<KindId>,
+}
+
+impl Controller {
+    /// Registers its handlers.
+    pub fn new(context: &Arc<Context>) -> Self {
+        let shared = Arc::new(Shared {
+            context: context.clone(),
+            graph: Mutex::default(),
+            kinds: Mutex::default(),
+            queue: Queue::new(),
+            kinds_changed: Notify::new(),
+        });
+        let cached = vec![
+            follow(&shared, &context.pods, true),
+            follow(&shared, &context.nodes, false),
+            follow(&shared, &context.namespaces, false),
+            follow(&shared, &context.replica_sets, true),
+            follow(&shared, &context.deployments, true),
+            follow(&shared, &context.stateful_sets, true),
+            follow(&shared, &context.daemon_sets, true),
+            follow(&shared, &context.jobs, true),
+            follow(&shared, &context.revisions, true),
+            follow(&shared, &context.services, true),
+            follow(&shared, &context.slices, true),
+            follow(&shared, &context.endpoints, true),
+            follow(&shared, &context.service_accounts, true),
+            follow(&shared, &context.leases, true),
+            follow(&shared, &context.volumes, false),
+            follow(&shared, &context.claims, true),
+            follow(&shared, &context.classes, false),
+            follow(&shared, &context.attachments, false),
+            follow(&shared, &context.drivers, false),
+            follow(&shared, &context.budgets, true),
+        ];
+        Self { shared, cached }
+    }
+
+    /// Works until dropped.
+    pub async fn run(self) {
+        let shared = &self.shared;
+        let (ready, monitors) = monitor::monitors(shared.clone(), self.cached);
+        let work = async {
+            // Before all kinds are known, an owner may only seem to be missing. The check asks the server in
+            // any case; this saves the questions.
+            ready.notified().await;
+            tracing::debug!(
+                objects = shared.graph.lock().len(),
+                "garbage collector has its graph"
+            );
+            shared
+                .queue
+                .work(CONCURRENCY, |work| async move {
+                    let (result, uid) = match &work {
+                        Work::Check(uid) => (collect::check(shared, uid).await, uid),
+                        Work::Orphan(uid) => (collect::orphan(shared, uid).await, uid),
+                    };
+                    settle("garbage", uid, result.map(|()| Outcome::Done))
+                })
+                .await;
+        };
+        tokio::join!(monitors, work);
+    }
+}
+
+/// Takes the objects of a kind from its shared cache.
+fn follow<K: crate::context::Object>(shared: &Arc<Shared>, cache: &Informer<K>, namespaced: bool) -> KindId {
+    let resource = ApiResource::erase::<K>(&());
+    let (group, plural) = (resource.group.clone(), resource.plural.clone());
+    let verbs = Vec::new();
+    let id = shared.kinds.lock().id(&group, &plural, || Kind {
+        resource,
+        namespaced,
+        verbs,
+    });
+    let weak = Arc::downgrade(shared);
+    cache.on_change(move |change| {
+        let Some(shared) = weak.upgrade() else { return };
+        let work = match change {
+            Change::Added(object) | Change::Updated(_, object) => {
+                shared.graph.lock().upsert(id, object.meta())
+            }
+            Change::Deleted(object) => shared
+                .graph
+                .lock()
+                .remove(object.meta().uid.as_deref().unwrap_or_default()),
+        };
+        shared.enqueue(work);
+    });
+    id
+}
+
+impl Shared {
+    fn enqueue(&self, work: Vec<Work>) {
+        for item in work {
+            self.queue.add(item);
+        }
+    }
+
+    fn kind(&self, id: KindId) -> Option<Kind> {
+        self.kinds.lock().list.get(id).cloned()
+    }
+}

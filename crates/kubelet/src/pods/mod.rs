@@ -1,0 +1,24 @@
+//! Pods: what is to be done ([`plan`]), how ([`worker`], [`start`], [`kill`], [`terminate`]), and what is
+//! reported ([`status`], [`containers`], [`report`]). `plan`, `status`, `containers`, `env`'s service variables,
+//! `expand`, `fields`, `network` and `resources` are pure.
+
+pub mod build;
+pub mod containers;
+pub mod env;
+pub mod expand;
+pub mod fields;
+mod gc;
+mod hooks;
+mod images;
+mod kill;
+pub mod manager;
+mod messages;
+pub mod network;
+pub mod plan;
+mod report;
+pub mod resources;
+pub mod spec;
+mod start;
+pub mod status;
+mod terminate;
+mod worker;

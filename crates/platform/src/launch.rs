@@ -1,0 +1,44 @@
+//! The last step before a component runs: a process that enters the component's namespace and cgroup, and then
+//! becomes the component. Being a process of its own, it has no threads that could stay behind.
+
+use crate::host::{Error, cgroup, io, netns};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+/// Replaces this process by `command`. Returns only if that fails.
+pub fn launch(network: Option<&Path>, group: Option<&str>, command: &[String]) -> Error {
+    if let Some(network) = network {
+        if let Err(error) = netns::enter(network) {
+            return error;
+        }
+    }
+    if let Some(group) = group {
+        if let Err(error) = cgroup::ensure(group).and_then(|()| cgroup::join(group)) {
+            return error;
+        }
+    }
+    // A session of its own: no terminal's signal reaches it.
+    let _ = rustix::process::setsid();
+    raise_open_files();
+    let Some((program, arguments)) = command.split_first() else {
+        return Error::Program {
+            program: "launch",
+            reason: "no command was given".into(),
+        };
+    };
+    let error = Command::new(program)
+        .args(arguments)
+        // glibc makes an arena for each thread otherwise, and each keeps memory.
+        .env("MALLOC_ARENA_MAX", "2")
+        .exec();
+    io("execute", program)(error)
+}
+
+/// As many open files as the machine allows without asking it for more: stores and containerd need them.
+fn raise_open_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
+}

@@ -1,0 +1,28 @@
+//! Switches that turn off one rule of the protocol each. Only the simulator sets them, to prove that it notices.
+
+/// One flag per rule; all false is the protocol as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mutations {
+    /// R1: report the log end without making the log durable first.
+    pub r1_promise_without_sync: bool,
+    /// R2: accept records of epochs below the promised one.
+    pub r2_accept_lower_epochs: bool,
+    /// R3: expose the device without levelling a majority.
+    pub r3_expose_unlevelled: bool,
+    /// R4: forget retained writes at two receipts instead of two durable copies.
+    pub r4_release_on_receipt: bool,
+    /// R5: let a learner be the source of the log and serve reads.
+    pub r5_learner_is_source: bool,
+    /// R8: apply in place whatever was received.
+    pub r8_apply_uncommitted: bool,
+    /// R9: release journal records when applied but not synced.
+    pub r9_release_unsynced: bool,
+    /// R10: ignore later evidence of durability when the journal ends in a bad record.
+    pub r10_damage_is_end: bool,
+    /// R13: complete a read before what it contains is committed.
+    pub r13_read_uncommitted: bool,
+    /// R14: serve reads without a lease.
+    pub r14_no_lease: bool,
+    /// R15: count a learner as complete without a sync.
+    pub r15_complete_unsynced: bool,
+}

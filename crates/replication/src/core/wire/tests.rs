@@ -1,0 +1,82 @@
+use super::*;
+
+fn sample() -> Vec<Message> {
+    let epoch = Epoch {
+        counter: 7,
+        instance: 1 << 100,
+    };
+    let data = Bytes::from(vec![5u8; 8192]);
+    vec![
+        Message::Hello,
+        Message::Prepare { epoch },
+        Message::Append {
+            epoch,
+            sent_at: 5,
+            commit: 3,
+            sync_to: 9,
+            records: vec![
+                Record {
+                    seq: 4,
+                    body: Body::Write {
+                        block: 1,
+                        crcs: vec![1, 2],
+                        data: data.clone(),
+                    },
+                },
+                Record {
+                    seq: 5,
+                    body: Body::Zero {
+                        block: 9,
+                        count: 1 << 40,
+                        discard: true,
+                    },
+                },
+                Record {
+                    seq: 6,
+                    body: Body::Resize { blocks: 77 },
+                },
+                Record {
+                    seq: 7,
+                    body: Body::Write {
+                        block: 2,
+                        crcs: vec![3],
+                        data: data.slice(..4096),
+                    },
+                },
+            ],
+        },
+        Message::ReadReply {
+            request: 1,
+            ready: true,
+            blocks: vec![
+                BlockEntry {
+                    block: 1,
+                    version: 4,
+                    crc: 3,
+                    kind: BlockKind::Data,
+                },
+                BlockEntry {
+                    block: 2,
+                    version: 0,
+                    crc: 0,
+                    kind: BlockKind::Zero,
+                },
+            ],
+            data: data.slice(..4096),
+        },
+        Message::Failed {
+            reason: "disk".into(),
+        },
+    ]
+}
+
+#[test]
+fn frames_round_trip_and_cut_frames_are_refused() {
+    for m in sample() {
+        let frame = m.to_bytes();
+        assert_eq!(Message::decode(frame.clone()).unwrap(), m);
+        for cut in [0, 1, frame.len() / 2, frame.len() - 1] {
+            assert!(Message::decode(frame.slice(..cut)).is_err(), "{m:?} cut at {cut}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The test suite: each part, in the order in which it fails cheapest.
+
+use crate::run::{self, cargo, cargo_program, checked, has_program, step};
+use crate::{packages, tidy};
+use anyhow::{Result, bail};
+use std::process::Command;
+use std::time::Instant;
+
+/// A part's name and what it runs.
+type Part = (&'static str, fn() -> Result<()>);
+
+const PARTS: &[Part] = &[
+    ("fmt", || cargo(&["fmt", "--all", "--check"])),
+    ("tidy", tidy::run),
+    ("deny", deny),
+    ("clippy", || {
+        cargo(&[
+            "clippy",
+            "--release",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ])
+    }),
+    ("unit", || {
+        cargo(&["test", "--release", "--workspace", "--no-fail-fast"])
+    }),
+    ("sim", || simulate(&["--seeds".into(), "50".into()])),
+    ("cluster", || cluster(&[], &[])),
+];
+
+/// Runs the named parts, or all, and ends with one line that counts them.
+pub fn test(names: &[String]) -> Result<()> {
+    for name in names {
+        if !PARTS.iter().any(|(part, _)| part == name) {
+            let known: Vec<_> = PARTS.iter().map(|(part, _)| *part).collect();
+            bail!("unknown part {name:?}; there are {}", known.join(", "));
+        }
+    }
+    packages::install(packages::CLUSTER)?;
+    packages::install(packages::TESTS)?;
+    let (mut passed, mut failed) = (0, Vec::new());
+    for (name, part) in PARTS {
+        if !names.is_empty() && !names.iter().any(|n| n == name) {
+            continue;
+        }
+        step(name);
+        let start = Instant::now();
+        match part() {
+            Ok(()) => {
+                println!("==> {name}: passed in {} s", start.elapsed().as_secs());
+                passed += 1;
+            }
+            Err(error) => {
+                println!("==> {name}: FAILED in {} s: {error:#}", start.elapsed().as_secs());
+                failed.push(*name);
+            }
+        }
+    }
+    println!("\n{passed} passed, {} failed", failed.len());
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+/// Licences, advisories and banned crates; cargo-deny is not in Debian, so its absence is said and passed over.
+fn deny() -> Result<()> {
+    if !has_program("cargo-deny") {
+        println!("cargo-deny is not installed (cargo install cargo-deny): licences and bans not checked");
+        return Ok(());
+    }
+    cargo(&["deny", "--offline", "check", "bans", "licenses", "sources"])
+}
+
+/// Simulates the replication core.
+pub fn simulate(args: &[String]) -> Result<()> {
+    let mut command = Command::new(cargo_program());
+    command
+        .args([
+            "run",
+            "--release",
+            "-p",
+            "hikube-replication",
+            "--example",
+            "sim",
+            "--",
+        ])
+        .args(args);
+    checked(&mut command)
+}
+
+/// Runs the cluster test (`crates/cli/tests/cluster`) against the built binary.
+pub fn cluster(mode: &[&str], args: &[String]) -> Result<()> {
+    packages::install(packages::CLUSTER)?;
+    packages::install(packages::TESTS)?;
+    cargo(&["build", "--release", "-p", "hikube", "-p", "hikube-cluster-test"])?;
+    let runner = run::hikube_binary().with_file_name("cluster-test");
+    checked(
+        Command::new(runner)
+            .args(mode)
+            .args(args)
+            .env("HIKUBE_BINARY", run::hikube_binary()),
+    )
+}
