@@ -14,11 +14,23 @@ pub fn run(args: &[String]) -> Result<()> {
         bail!("usage: cargo xtask schema SWAGGER.json DISCOVERY-aggregated_v2.json");
     };
     let output = Command::new(env!("CARGO"))
-        .args(["run", "--release", "--quiet", "-p", "hikube-schema", "--example", "generate", "--"])
+        .args([
+            "run",
+            "--release",
+            "--quiet",
+            "-p",
+            "hikube-schema",
+            "--example",
+            "generate",
+            "--",
+        ])
         .args([swagger, discovery])
         .stderr(Stdio::inherit())
         .output()
         .context("starting the generator")?;
-    ensure!(output.status.success(), "the generator failed on {swagger} and {discovery}");
+    ensure!(
+        output.status.success(),
+        "the generator failed on {swagger} and {discovery}"
+    );
     fs::write(FACTS, &output.stdout).with_context(|| format!("writing {FACTS}"))
 }
