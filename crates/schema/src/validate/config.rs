@@ -12,7 +12,8 @@ const DATA_MAX: usize = 1024 * 1024;
 
 /// Bytes that a base64 text stands for.
 fn decoded_length(text: &str) -> usize {
-    text.len() / 4 * 3 - text.bytes().rev().take_while(|b| *b == b'=').count().min(2)
+    let padding = text.bytes().rev().take_while(|b| *b == b'=').count().min(2);
+    (text.len() / 4 * 3).saturating_sub(padding)
 }
 
 /// `ConfigMap`.
