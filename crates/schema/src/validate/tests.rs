@@ -1,3 +1,5 @@
+//! Refusals, as upstream words them.
+
 use super::*;
 use crate::{default, registry, strategy};
 use serde_json::json;
@@ -294,7 +296,7 @@ fn config_rules() {
     let big = json!({"metadata": metadata(), "data": {"a": "x".repeat(1024 * 1024 + 1)}});
     assert_eq!(
         create("", "configmaps", big),
-        [": Too long: may not be more than 1048576 bytes"]
+        ["[]: Too long: may not be more than 1048576 bytes"]
     );
 }
 
@@ -366,6 +368,10 @@ fn pods_change_little() {
         [""; 0]
     );
     assert_eq!(changed(|p| p["metadata"]["labels"] = json!({"a": "b"})), [""; 0]);
+    assert_eq!(
+        changed(|p| p["spec"]["containers"][0]["tty"] = false.into()),
+        [""; 0]
+    );
     assert_eq!(
         changed(|p| p["spec"]["tolerations"] = json!([{"operator": "Exists"}])),
         [""; 0]
