@@ -228,7 +228,7 @@ fn stateful_set(c: &mut Causes, spec: &Value) {
     c.not_negative(spec, "replicas");
     c.not_negative(spec, "minReadySeconds");
     c.field(spec, "ordinals", |c, ordinals| c.not_negative(ordinals, "start"));
-    if spec.text(&["serviceName"]) != "" {
+    if !spec.text(&["serviceName"]).is_empty() {
         c.name_rule(spec, "serviceName", names::dns1035_label);
     }
     selector(c, spec, "statefulset");

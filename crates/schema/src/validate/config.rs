@@ -67,11 +67,11 @@ pub(super) fn secret(c: &mut Causes, o: &Value) {
         }
         "kubernetes.io/dockercfg" => json_entry(c, o, ".dockercfg"),
         "kubernetes.io/dockerconfigjson" => json_entry(c, o, ".dockerconfigjson"),
-        "kubernetes.io/basic-auth" => {
-            if o.at(&["data", "username"]).is_none() && o.at(&["data", "password"]).is_none() {
-                needs(c, "username");
-                needs(c, "password");
-            }
+        "kubernetes.io/basic-auth"
+            if o.at(&["data", "username"]).is_none() && o.at(&["data", "password"]).is_none() =>
+        {
+            needs(c, "username");
+            needs(c, "password");
         }
         "kubernetes.io/ssh-auth" => needs(c, "ssh-privatekey"),
         "kubernetes.io/tls" => {

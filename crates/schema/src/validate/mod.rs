@@ -99,7 +99,7 @@ fn rules(c: &mut Causes, resource: &Resource, o: &Value) {
 fn core_rules(c: &mut Causes, plural: &str, o: &Value) {
     match plural {
         "pods" => c.at("spec", |c| pod::spec(c, spec(o), pod::Place::Pod)),
-        "podtemplates" => c.field(o, "template", |c, t| pod::template(c, t)),
+        "podtemplates" => c.field(o, "template", pod::template),
         "replicationcontrollers" => apps::replication_controller(c, o),
         "services" => c.at("spec", |c| service::spec(c, spec(o))),
         "configmaps" => config::config_map(c, o),
@@ -132,8 +132,8 @@ fn status_rules(c: &mut Causes, resource: &Resource, status: &Value) {
             });
         }
         ("", "nodes") => {
-            c.field(status, "capacity", |c, list| resources::node_amounts(c, list));
-            c.field(status, "allocatable", |c, list| resources::node_amounts(c, list));
+            c.field(status, "capacity", resources::node_amounts);
+            c.field(status, "allocatable", resources::node_amounts);
         }
         ("apps" | "batch", _) => {
             for name in [

@@ -72,7 +72,7 @@ pub(super) fn spec(c: &mut Causes, spec: &Value, place: Place) {
     c.field(spec, "os", |c, os| {
         c.one_of(os, "name", &["linux", "windows"], true)
     });
-    c.field(spec, "securityContext", |c, context| security::pod(c, context));
+    c.field(spec, "securityContext", security::pod);
     if spec.flag(&["shareProcessNamespace"]) && spec.flag(&["hostPID"]) {
         c.at("shareProcessNamespace", |c| {
             c.invalid(true, "ShareProcessNamespace and HostPID cannot both be enabled");
