@@ -69,18 +69,17 @@ async fn answer(
         fields: query.get("fieldSelector").unwrap_or_default().into(),
         ..(&info).into()
     };
-    if let Err(reason) = server.authorizer.allows(&server.store, &user, &wanted) {
-        if user.is_anonymous() {
-            return Err(Status::unauthorized());
-        }
-        return Err(forbidden(&info, &user, &wanted, &reason));
-    }
+    authorize(server, &info, &user, &wanted).await?;
     let header = request
         .headers()
         .get(http::header::ACCEPT)
         .and_then(|v| v.to_str().ok());
     if !info.is_resource() {
-        return plain::answer(server, &info, header);
+        let etag = request
+            .headers()
+            .get(http::header::IF_NONE_MATCH)
+            .and_then(|v| v.to_str().ok());
+        return plain::answer(server, &info, &query, header, etag).await;
     }
     let resource = info.lookup().ok_or_else(Status::no_such_path)?;
     if resource.namespaced && info.namespace.is_empty() && !info.name.is_empty() {
@@ -106,6 +105,12 @@ async fn answer(
         return crate::kubelet::relay(&call, resource, request).await;
     }
     let call = Arc::new(call);
+    // Watches take no slot: they wait, and cost next to nothing.
+    let _slot = if call.info.verb == "watch" {
+        None
+    } else {
+        Some(server.slot()?)
+    };
     let body = match request.method().as_str() {
         "GET" | "HEAD" => bytes::Bytes::new(),
         _ => read_body(request.into_body()).await?,
@@ -116,6 +121,26 @@ async fn answer(
     };
     respond::add_warnings(&call, &mut response);
     Ok(response)
+}
+
+/// Refuses what the user may not do. Before it does, it makes sure that the rights it knows are the newest.
+async fn authorize(
+    server: &Server,
+    info: &RequestInfo,
+    user: &User,
+    wanted: &Attributes,
+) -> Result<(), Status> {
+    if server.authorizer.allows(&server.store, user, wanted).is_ok() {
+        return Ok(());
+    }
+    if user.is_anonymous() {
+        return Err(Status::unauthorized());
+    }
+    server.store.fresh(crate::store::Freshness::Newest).await?;
+    match server.authorizer.allows(&server.store, user, wanted) {
+        Ok(()) => Ok(()),
+        Err(reason) => Err(forbidden(info, user, wanted, &reason)),
+    }
 }
 
 fn forbidden(info: &RequestInfo, user: &User, wanted: &Attributes, reason: &str) -> Status {

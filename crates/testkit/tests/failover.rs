@@ -1,5 +1,5 @@
 //! The loss of an etcd member, and of an API server, while somebody writes.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 mod common;
 
@@ -10,14 +10,24 @@ use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_acknowledged_write_is_lost() {
-    let options = Options { etcd_members: 3, ..Options::default() };
+    let options = Options {
+        etcd_members: 3,
+        ..Options::default()
+    };
     let mut cluster = Cluster::start_with(options).await.unwrap();
     namespace(&cluster, "t").await;
     let maps = "/api/v1/namespaces/t/configmaps";
     let (mut acknowledged, mut refused, mut longest) = (Vec::new(), 0, Duration::ZERO);
     let started = Instant::now();
     let mut last = Instant::now();
-    let mut plan = vec![(1, 0, true), (4, 0, false), (7, 1, true), (10, 1, false), (13, 2, true), (16, 2, false)];
+    let mut plan = vec![
+        (1, 0, true),
+        (4, 0, false),
+        (7, 1, true),
+        (10, 1, false),
+        (13, 2, true),
+        (16, 2, false),
+    ];
     plan.reverse();
     let mut number = 0;
     while started.elapsed() < Duration::from_secs(19) {
@@ -43,12 +53,22 @@ async fn no_acknowledged_write_is_lost() {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    println!("{} writes acknowledged, {refused} refused, longest pause {longest:?}", acknowledged.len());
+    println!(
+        "{} writes acknowledged, {refused} refused, longest pause {longest:?}",
+        acknowledged.len()
+    );
     let (code, list) = api(&cluster, "GET", maps, Value::Null).await;
     assert_eq!(code, 200);
-    let names: std::collections::HashSet<&str> =
-        list["items"].as_array().unwrap().iter().map(|i| i["metadata"]["name"].as_str().unwrap()).collect();
-    let lost: Vec<_> = acknowledged.iter().filter(|n| !names.contains(n.as_str())).collect();
+    let names: std::collections::HashSet<&str> = list["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|i| i["metadata"]["name"].as_str().unwrap())
+        .collect();
+    let lost: Vec<_> = acknowledged
+        .iter()
+        .filter(|n| !names.contains(n.as_str()))
+        .collect();
     assert!(lost.is_empty(), "{lost:?}");
     assert!(acknowledged.len() > 200);
     // An election of etcd takes up to two seconds, and the machine may be busy.
@@ -68,8 +88,13 @@ async fn two_servers_agree() {
     let endpoints = "/api/v1/namespaces/default/endpoints/kubernetes";
     let addresses = || async {
         let (_, value) = api(&cluster, "GET", endpoints, Value::Null).await;
-        let list = value["subsets"][0]["addresses"].as_array().cloned().unwrap_or_default();
-        list.iter().map(|a| a["ip"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+        let list = value["subsets"][0]["addresses"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        list.iter()
+            .map(|a| a["ip"].as_str().unwrap_or_default().to_owned())
+            .collect::<Vec<_>>()
     };
     let wait_for = |count: usize| async move {
         for _ in 0..200 {

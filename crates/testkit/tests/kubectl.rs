@@ -1,5 +1,5 @@
 //! The API as kubectl uses it.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 
@@ -49,10 +49,28 @@ async fn everyday_commands() {
         assert_eq!(again.matches("unchanged").count(), 3, "{again}");
         let changed = MANIFEST.replace("{name: B, value: \"2\"}", "{name: C, value: \"3\"}");
         run(&["apply", "-f", "-"], &changed);
-        let env = run(&["get", "deploy", "web", "-o", "jsonpath={.spec.template.spec.containers[0].env[*].name}"], "");
+        let env = run(
+            &[
+                "get",
+                "deploy",
+                "web",
+                "-o",
+                "jsonpath={.spec.template.spec.containers[0].env[*].name}",
+            ],
+            "",
+        );
         assert_eq!(env, "A C");
         run(&["scale", "deploy", "web", "--replicas=5"], "");
-        let generation = run(&["get", "deploy", "web", "-o", "jsonpath={.spec.replicas} {.metadata.generation}"], "");
+        let generation = run(
+            &[
+                "get",
+                "deploy",
+                "web",
+                "-o",
+                "jsonpath={.spec.replicas} {.metadata.generation}",
+            ],
+            "",
+        );
         assert_eq!(generation, "5 3");
         run(&["set", "image", "deploy/web", "web=other"], "");
         run(&["label", "configmap", "settings", "tier=front"], "");
@@ -61,8 +79,24 @@ async fn everyday_commands() {
         assert!(table.contains("NAME") && table.contains("settings"), "{table}");
         let wide = run(&["get", "deploy", "-o", "wide"], "");
         assert!(wide.contains("CONTAINERS") && wide.contains("other"), "{wide}");
-        run(&["patch", "configmap", "settings", "--type=json", "-p", r#"[{"op":"replace","path":"/data/colour","value":"red"}]"#], "");
-        assert_eq!(run(&["get", "configmap", "settings", "-o", "jsonpath={.data.colour}"], ""), "red");
+        run(
+            &[
+                "patch",
+                "configmap",
+                "settings",
+                "--type=json",
+                "-p",
+                r#"[{"op":"replace","path":"/data/colour","value":"red"}]"#,
+            ],
+            "",
+        );
+        assert_eq!(
+            run(
+                &["get", "configmap", "settings", "-o", "jsonpath={.data.colour}"],
+                ""
+            ),
+            "red"
+        );
         run(&["create", "secret", "generic", "s", "--from-literal=a=b"], "");
         run(&["create", "configmap", "typed", "--from-literal=a=b"], "");
         run(&["create", "deployment", "typed", "--image=x"], "");
@@ -79,7 +113,10 @@ async fn everyday_commands() {
         assert!(!ok && errors.contains("pods \"none\" not found"), "{errors}");
         let bad = MANIFEST.replace("replicas: 2", "replicsa: 2");
         let (ok, _, errors) = kubectl(&admin, &["-n", "t", "apply", "-f", "-"], &bad);
-        assert!(!ok && errors.contains("unknown field \"spec.replicsa\""), "{errors}");
+        assert!(
+            !ok && errors.contains("unknown field \"spec.replicsa\""),
+            "{errors}"
+        );
     })
     .await
     .unwrap();

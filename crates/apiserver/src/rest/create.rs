@@ -25,6 +25,9 @@ pub fn ttl(resource: &Resource) -> Option<Duration> {
 pub async fn post(call: &Call, resource: &'static Resource, body: &[u8]) -> Result<Response, Status> {
     let document = call.decode(body)?;
     let object = create(call, resource, document).await?;
+    if let Some(warning) = super::honesty::warning(resource) {
+        call.warn(warning);
+    }
     respond::object(
         call,
         resource,

@@ -1,5 +1,5 @@
 //! What all tests of the API share.
-#![allow(dead_code, missing_docs)]
+#![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
 use hikube_testkit::Cluster;
 use serde_json::Value;
@@ -7,17 +7,32 @@ use std::path::Path;
 
 /// A request of an administrator with JSON in and out.
 pub async fn api(cluster: &Cluster, method: &str, path: &str, body: Value) -> (u16, Value) {
-    let content_type = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
-    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let content_type = if method == "PATCH" {
+        "application/merge-patch+json"
+    } else {
+        "application/json"
+    };
+    let body = if body.is_null() {
+        String::new()
+    } else {
+        body.to_string()
+    };
     let headers = [("content-type", content_type)];
-    let (code, text) = cluster.admin_request(method, path, &headers, &body).await.expect("request");
+    let (code, text) = cluster
+        .admin_request(method, path, &headers, &body)
+        .await
+        .expect("request");
     (code, serde_json::from_str(&text).unwrap_or(Value::String(text)))
 }
 
 /// The same with a bearer token instead of a certificate.
 pub async fn with_token(cluster: &Cluster, token: &str, path: &str) -> u16 {
     let bearer = format!("Bearer {token}");
-    cluster.request("GET", path, &[("authorization", &bearer)], "").await.expect("request").0
+    cluster
+        .request("GET", path, &[("authorization", &bearer)], "")
+        .await
+        .expect("request")
+        .0
 }
 
 /// Runs kubectl with a time limit: success, output, errors.
@@ -34,7 +49,12 @@ pub fn kubectl(kubeconfig: &Path, arguments: &[&str], input: &str) -> (bool, Str
         .stderr(Stdio::piped())
         .spawn()
         .expect("kubectl (package kubernetes-client)");
-    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("write");
+    child
+        .stdin
+        .take()
+        .expect("piped")
+        .write_all(input.as_bytes())
+        .expect("write");
     let output = child.wait_with_output().expect("kubectl ends");
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     (output.status.success(), text(output.stdout), text(output.stderr))
