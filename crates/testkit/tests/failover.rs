@@ -110,3 +110,37 @@ async fn two_servers_agree() {
     second.await.unwrap().unwrap();
     wait_for(1).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_member_stops_neither_writes_nor_watches() {
+    let options = Options {
+        etcd_members: 3,
+        ..Options::default()
+    };
+    let cluster = Cluster::start_with(options).await.unwrap();
+    namespace(&cluster, "t").await;
+    let maps = "/api/v1/namespaces/t/configmaps";
+    for member in 0..3 {
+        cluster.etcd.pause(member).unwrap();
+        let started = Instant::now();
+        let mut slowest = Duration::ZERO;
+        for number in 0..20 {
+            let name = format!("m{member}-{number}");
+            let one = Instant::now();
+            let (code, status) = api(&cluster, "POST", maps, json!({"metadata": {"name": name}})).await;
+            assert_eq!(code, 201, "{status}");
+            // Read your writes, through the watch cache.
+            let (code, _) = api(&cluster, "GET", &format!("{maps}/{name}"), Value::Null).await;
+            assert_eq!(code, 200);
+            slowest = slowest.max(one.elapsed());
+        }
+        println!(
+            "member {member} silent: 20 writes and reads in {:?}, slowest {slowest:?}",
+            started.elapsed()
+        );
+        assert!(slowest < Duration::from_secs(8), "{slowest:?}");
+        cluster.etcd.resume(member).unwrap();
+        // It has to be a follower again before the next one goes.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+}

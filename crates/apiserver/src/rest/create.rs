@@ -94,7 +94,7 @@ async fn store(
 ) -> Result<Option<Arc<Object>>, Status> {
     schema::default(resource, &mut value);
     schema::strategy::prepare_create(resource, &mut value);
-    admission::mutate(call, Operation::Create, resource, None, &mut value).await?;
+    admission::mutate(call, Operation::Create, resource, &mut value).await?;
     let name = meta::text(&value, "name").to_owned();
     let namespace = meta::text(&value, "namespace").to_owned();
     let causes = schema::validate_create(resource, &value);

@@ -159,7 +159,7 @@ async fn attempt(
         }
         Part::Raw => {}
     }
-    admission::mutate(call, Operation::Update, resource, Some(&old), &mut new).await?;
+    admission::mutate(call, Operation::Update, resource, &mut new).await?;
     let causes = match part {
         Part::Main => schema::validate_update(resource, &old, &new),
         Part::Status => schema::validate_status_update(resource, &old, &new),
