@@ -392,7 +392,7 @@ async fn services_get_addresses() {
         json!({"spec": {"type": "ClusterIP"}}),
     )
     .await;
-    assert_eq!(plain["spec"]["clusterIP"], node["spec"]["clusterIP"]);
+    assert_eq!(plain["spec"]["clusterIP"], node["spec"]["clusterIP"], "{plain}");
     assert!(plain["spec"]["ports"][0]["nodePort"].is_null(), "{plain}");
     api(&cluster, "DELETE", &format!("{services}/a"), Value::Null).await;
     let (code, again) = api(&cluster, "POST", services, service("b", json!({"clusterIP": ip}))).await;

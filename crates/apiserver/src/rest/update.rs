@@ -152,6 +152,7 @@ async fn attempt(
         Part::Main => {
             schema::default(resource, &mut new);
             schema::strategy::prepare_update(resource, &old, &mut new);
+            crate::services::prepare_update(resource, &old, &mut new);
         }
         Part::Status => {
             schema::default(resource, &mut new);
