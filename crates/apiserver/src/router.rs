@@ -65,10 +65,7 @@ async fn answer(
 ) -> Result<Response, Status> {
     let user = authenticate(server, peer.as_deref(), request.headers()).await?;
     let user = impersonate::apply(server, user, request.headers())?;
-    let wanted = Attributes {
-        fields: query.get("fieldSelector").unwrap_or_default().into(),
-        ..(&info).into()
-    };
+    let wanted = attributes(&info, &query);
     authorize(server, &info, &user, &wanted).await?;
     let header = request
         .headers()
@@ -121,6 +118,20 @@ async fn answer(
     };
     respond::add_warnings(&call, &mut response);
     Ok(response)
+}
+
+/// What the request asks for. A list or watch of one object by its name is about that object.
+fn attributes(info: &RequestInfo, query: &Query) -> Attributes {
+    let mut wanted = Attributes::from(info);
+    wanted.fields = query.get("fieldSelector").unwrap_or_default().to_owned();
+    if wanted.name.is_empty() && matches!(wanted.verb.as_str(), "list" | "watch" | "deletecollection") {
+        let named = wanted.fields.split(',').find_map(|field| {
+            let (key, value) = field.split_once('=')?;
+            (key.trim() == "metadata.name").then(|| value.trim_start_matches('=').trim().to_owned())
+        });
+        wanted.name = named.unwrap_or_default();
+    }
+    wanted
 }
 
 /// Refuses what the user may not do. Before it does, it makes sure that the rights it knows are the newest.

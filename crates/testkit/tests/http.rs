@@ -329,6 +329,11 @@ async fn a_node_reads_only_what_its_pods_need() {
     }
     let (ok, list, _) = get(&a, &["pods", "--field-selector", "spec.nodeName=a", "-o", "name"]);
     assert!(ok && list.trim() == "pod/a", "{list}");
+    // A watch of one object by name is about that object.
+    let watch = |secret: &'static str| ["secrets", "--field-selector", secret, "-o", "name"];
+    assert!(get(&a, &watch("metadata.name=for-a")).0);
+    assert!(!get(&a, &watch("metadata.name=for-b")).0);
+    assert!(!get(&a, &watch("metadata.name!=for-b")).0);
     let delete = ["-n", "t", "delete", "pod", "b", "--wait=false"];
     assert!(!common::kubectl(&a, &delete, "").0);
 
