@@ -133,6 +133,10 @@ async fn reconcile(context: &Context, key: &Key) -> kube::Result<Outcome> {
     let Some(node) = node.filter(|_| !pods::is_terminating(&pod)) else {
         return Ok(Outcome::Done);
     };
+    // Nobody would end it gracefully there: `pod_gc` removes it at once.
+    if taints::is_out_of_service(&node) && !taints::is_ready(&node) && has_to_leave(&pod, &node) {
+        return Ok(Outcome::Done);
+    }
     let tolerations = pod
         .spec
         .as_ref()
