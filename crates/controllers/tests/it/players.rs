@@ -159,6 +159,17 @@ async fn handle(
     }});
     api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch))
         .await?;
+    // What ends by itself says so in an annotation.
+    let end = pod
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|a| a.get("test/ends-as"));
+    if let Some(phase) = end {
+        let patch = json!({"status": {"phase": phase}});
+        api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await?;
+    }
     Ok(())
 }
 
