@@ -153,10 +153,10 @@ async fn reconcile(context: &Context, key: &Key) -> kube::Result<Outcome> {
     };
     let again = !evicted.is_empty();
     let status = PodDisruptionBudgetStatus {
-        current_healthy: healthy,
-        desired_healthy: desired,
-        disruptions_allowed: allowed,
-        expected_pods: expected,
+        current_healthy: Some(healthy),
+        desired_healthy: Some(desired),
+        disruptions_allowed: Some(allowed),
+        expected_pods: Some(expected),
         disrupted_pods: again.then_some(evicted),
         observed_generation: budget.metadata.generation,
         conditions: Some(conditions(
