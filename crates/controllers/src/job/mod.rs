@@ -19,6 +19,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The name under which Events are recorded.
+const COMPONENT: &str = "job-controller";
+
 /// Jobs worked on at once.
 const CONCURRENCY: usize = 5;
 const OUR_MANAGER: &str = "kubernetes.io/job-controller";
@@ -387,10 +390,12 @@ fn finish(context: &Context, job: &Job, status: &mut JobStatus, end: End, now: T
         status.completion_time = Some(Time(now));
         context
             .recorder
+            .of(COMPONENT)
             .event(&reference(job), "Normal", "Completed", "Job completed");
     } else {
         context
             .recorder
+            .of(COMPONENT)
             .event(&reference(job), "Warning", reason, message);
     }
 }
@@ -402,12 +407,14 @@ fn note_suspension(context: &Context, job: &Job, status: &mut JobStatus, suspend
         status.start_time = None;
         context
             .recorder
+            .of(COMPONENT)
             .event(&reference(job), "Normal", "Suspended", "Job suspended");
     } else if !suspended && was {
         set_condition(status, "Suspended", "False", "JobResumed", "Job resumed", now);
         status.start_time = Some(Time(now));
         context
             .recorder
+            .of(COMPONENT)
             .event(&reference(job), "Normal", "Resumed", "Job resumed");
     }
 }

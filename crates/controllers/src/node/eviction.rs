@@ -12,6 +12,9 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The name under which Events are recorded.
+const COMPONENT: &str = "taint-eviction-controller";
+
 /// Pods worked on at once.
 const CONCURRENCY: usize = 20;
 
@@ -165,6 +168,7 @@ async fn evict(context: &Context, pod: &Pod) -> kube::Result<()> {
     let text = format!("Marking for deletion Pod {namespace}/{name}");
     context
         .recorder
+        .of(COMPONENT)
         .event(&reference(pod), "Normal", "TaintManagerEviction", text);
     let message = "Taint manager: deleting due to NoExecute taint";
     note_disruption(context, pod, "DeletionByTaintManager", message, false).await?;
