@@ -138,7 +138,11 @@ impl Fence {
         if !held && !csi::uses_driver(&pods.join(uid), DRIVER) {
             return Gate::Open;
         }
-        lock(&self.waiting).push(wake.clone());
+        let mut waiting = lock(&self.waiting);
+        if !waiting.iter().any(|w| Arc::ptr_eq(w, wake)) {
+            waiting.push(wake.clone());
+        }
+        drop(waiting);
         // Looked at after `wake` is in the list, so that no change is missed.
         match (*self.state.borrow(), held) {
             (State::Open, false) => Gate::Open,
@@ -147,7 +151,8 @@ impl Fence {
         }
     }
 
-    /// The API has confirmed, after the majority was back, that the pod belongs to this node.
+    /// The API has confirmed, after the majority was back, that the pod belongs to this node; or the pod has
+    /// ended.
     pub fn confirmed(&self, uid: &str) {
         lock(&self.held).remove(uid);
     }

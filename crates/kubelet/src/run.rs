@@ -78,9 +78,6 @@ async fn context(config: Config, client: kube::Client) -> Result<Context, Error>
             source,
         })?;
     }
-    if let Err(error) = volumes::mounts::make_shared(&paths.root) {
-        tracing::debug!(%error, "mounts of the kubelet's directory are not shared");
-    }
     let runtime = Runtime::new(&config.container_runtime_endpoint);
     let version = tokio::time::timeout(VERSION_TIMEOUT, runtime.version()).await;
     let runtime_name = match version {

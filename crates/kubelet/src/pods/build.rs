@@ -360,14 +360,23 @@ fn mounts(
                 .into(),
             readonly: volume.read_only || mount.read_only == Some(true),
             selinux_relabel: false,
-            propagation: match mount.mount_propagation.as_deref() {
-                Some("HostToContainer") => cri::MountPropagation::PropagationHostToContainer,
-                Some("Bidirectional") => cri::MountPropagation::PropagationBidirectional,
-                _ => cri::MountPropagation::PropagationPrivate,
-            } as i32,
+            propagation: propagation(parts.context, mount) as i32,
         });
     }
     Ok(mounts)
+}
+
+/// How later mounts spread. The runtime wants what is to spread to lie on a shared mount.
+fn propagation(context: &Context, mount: &VolumeMount) -> cri::MountPropagation {
+    let wanted = match mount.mount_propagation.as_deref() {
+        Some("HostToContainer") => cri::MountPropagation::PropagationHostToContainer,
+        Some("Bidirectional") => cri::MountPropagation::PropagationBidirectional,
+        _ => return cri::MountPropagation::PropagationPrivate,
+    };
+    if let Err(error) = volumes::mounts::make_shared(&context.paths.root) {
+        tracing::debug!(%error, "mounts of the kubelet's directory are not shared");
+    }
+    wanted
 }
 
 fn absolute(path: &str) -> String {

@@ -169,7 +169,7 @@ pub fn phase(
         return "Failed";
     }
     let started = count.running + count.stopped > 0;
-    if !terminal && ((pending > 0 && !started) || (failed > 0 && !started) || count.waiting > 0) {
+    if !terminal && (!started && (pending > 0 || failed > 0) || count.waiting > 0) {
         return "Pending";
     }
     if count.running > 0 && count.unknown == 0 {

@@ -139,6 +139,7 @@ impl Worker {
         terminate::terminate(&mut self).await;
         self.context.relist.forget(&self.id.uid);
         self.context.objects.release(&self.id.uid);
+        self.context.fence.confirmed(&self.id.uid);
     }
 
     /// Looks at the pod once and does what is to be done.
