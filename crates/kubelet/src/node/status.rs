@@ -24,6 +24,11 @@ use tokio::time::Instant;
 const HEARTBEAT: Duration = Duration::from_secs(300);
 /// Pressure and the runtime's conditions are looked at so often: a few file reads and one call.
 const LOOK: Duration = Duration::from_secs(10);
+/// Pods that the API has deleted are stopped before the node reports anything; it waits no longer than this, and
+/// then says why it is not ready.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(15);
+/// A runtime that is away for less is being restarted: no reason to be not ready.
+const RUNTIME_PATIENCE: Duration = Duration::from_secs(10);
 /// Pause after a failed write: the first one, and the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(3);
@@ -122,6 +127,7 @@ pub async fn run(context: Arc<Context>, capacity: Capacity, settled: watch::Rece
         written: None,
         at: Instant::now(),
         images: Vec::new(),
+        down: Mutex::new(None),
     };
     tokio::join!(follow, writer.run());
 }
@@ -134,6 +140,8 @@ struct Writer {
     written: Option<Value>,
     at: Instant,
     images: Vec<ContainerImage>,
+    /// Since when the runtime does not answer.
+    down: Mutex<Option<Instant>>,
 }
 
 impl Writer {
@@ -144,6 +152,7 @@ impl Writer {
         let mut pause = RETRY_FIRST;
         let mut tick = tokio::time::interval(LOOK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let _ = tokio::time::timeout(SETTLE_PATIENCE, settled.wait_for(|s| *s)).await;
         self.images().await;
         loop {
             match tokio::time::timeout(TIMEOUT, self.write()).await {
@@ -415,8 +424,15 @@ impl Writer {
     async fn ready(&self) -> Result<(), String> {
         let conditions = match self.context.runtime.conditions().await {
             Ok(conditions) => conditions,
-            Err(error) => return Err(format!("container runtime is down: {}", error.status.message())),
+            Err(error) => {
+                let since = lock(&self.down).get_or_insert_with(Instant::now).elapsed();
+                if since < RUNTIME_PATIENCE && self.written.is_some() {
+                    return Ok(());
+                }
+                return Err(format!("container runtime is down: {}", error.status.message()));
+            }
         };
+        *lock(&self.down) = None;
         for condition in conditions {
             if !condition.status && ["RuntimeReady", "NetworkReady"].contains(&condition.r#type.as_str()) {
                 let (reason, message) = (condition.reason, condition.message);

@@ -214,9 +214,14 @@ impl Worker {
             .ready_sandbox()
             .map(|s| s.ips.clone())
             .unwrap_or_default();
+        let mut failures = Vec::new();
         let volumes = match self.volumes(pod, &ips, starts).await {
             Ok(volumes) => volumes,
-            Err(pause) => return Some(pause),
+            Err(pause) if starts => return Some(pause),
+            Err(pause) => {
+                failures.push(pause);
+                BTreeMap::new()
+            }
         };
         let killer = Killer {
             context: &context,
@@ -236,7 +241,6 @@ impl Worker {
             };
             attempt = new;
         }
-        let mut failures = Vec::new();
         for stop in &plan.stop {
             let Some(record) = observed.containers.iter().find(|c| c.id == stop.id) else {
                 continue;

@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::logs::{self, Options};
 use crate::pods::containers::reported;
 use crate::pods::spec;
-use crate::runtime::State;
+use crate::runtime::{ContainerRecord, RuntimePod, State};
 use bytes::Bytes;
 use client::Informer;
 use futures::StreamExt;
@@ -48,25 +48,9 @@ pub async fn serve(
         );
         return text(StatusCode::NOT_FOUND, message);
     };
-    let mut records = observed.containers.iter().filter(|c| c.name == container);
-    let record = if query.flag("previous") {
-        let Some(record) = records.filter(|c| c.state == State::Exited).find(|c| {
-            let newest = observed.newest(container).map(|n| n.id.clone());
-            newest != Some(c.id.clone()) || c.state == State::Exited && waits(&pod, kind, container)
-        }) else {
-            let message = format!("previous terminated container {container:?} in pod {name:?} not found");
-            return text(StatusCode::BAD_REQUEST, message);
-        };
-        record
-    } else {
-        let Some(record) = records.find(|c| c.state != State::Created) else {
-            let reason = reported(&pod, kind, container)
-                .and_then(|s| s.state.as_ref()?.waiting.as_ref()?.reason.clone())
-                .unwrap_or_else(|| "ContainerCreating".into());
-            let message = format!("container {container:?} in pod {name:?} is waiting to start: {reason}");
-            return text(StatusCode::BAD_REQUEST, message);
-        };
-        record
+    let record = match pick(&pod, &observed, kind, container, query.flag("previous")) {
+        Ok(record) => record,
+        Err(message) => return text(StatusCode::BAD_REQUEST, message),
     };
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let running = running(context, uid, record.id.clone());
@@ -86,10 +70,34 @@ pub async fn serve(
     response
 }
 
-/// Whether the container waits to be restarted: then its newest instance is the previous one too.
-fn waits(pod: &Pod, kind: spec::Kind, container: &str) -> bool {
+/// The instance of a container whose log is wanted.
+fn pick<'a>(
+    pod: &Pod,
+    observed: &'a RuntimePod,
+    kind: spec::Kind,
+    container: &str,
+    previous: bool,
+) -> Result<&'a ContainerRecord, String> {
+    let name = pod.metadata.name.clone().unwrap_or_default();
     let state = reported(pod, kind, container).and_then(|s| s.state.as_ref());
-    state.is_some_and(|s| s.waiting.is_some())
+    let waiting = state.and_then(|s| s.waiting.as_ref());
+    let mut records = observed.containers.iter().filter(|c| c.name == container);
+    if previous {
+        // The newest instance is the previous one, too, while it waits to be restarted.
+        let newest = observed.newest(container).map(|n| n.id.as_str());
+        let found =
+            records.find(|c| c.state == State::Exited && (waiting.is_some() || newest != Some(&c.id)));
+        return found
+            .map(AsRef::as_ref)
+            .ok_or_else(|| format!("previous terminated container {container:?} in pod {name:?} not found"));
+    }
+    let found = records.find(|c| c.state != State::Created);
+    found.map(AsRef::as_ref).ok_or_else(|| {
+        let reason = waiting
+            .and_then(|w| w.reason.as_deref())
+            .unwrap_or("ContainerCreating");
+        format!("container {container:?} in pod {name:?} is waiting to start: {reason}")
+    })
 }
 
 fn options(query: &Query) -> Result<Options, String> {

@@ -57,7 +57,8 @@ pub struct DriverInfo {
 async fn ask<T>(what: &str, request: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
     match tokio::time::timeout(TIMEOUT, request).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(Error::Source(format!("{what}: {error}"))),
+        Ok(Err(error @ kube::Error::Api(_))) => Err(Error::Source(format!("{what}: {error}"))),
+        Ok(Err(error)) => Err(Error::NotYet(format!("{what}: {error}"))),
         Err(_) => Err(Error::NotYet(format!("{what}: the API does not answer"))),
     }
 }

@@ -64,10 +64,14 @@ pub async fn ensure(
 ) -> Result<Mounted, Error> {
     let key = (pod.id.uid.clone(), claim.to_owned());
     let known = lock(&context.volumes.published).get(&key).cloned();
-    if let Some(mounted) = known.filter(|_| !starting) {
+    if let Some(mounted) = known.clone().filter(|_| !starting) {
         return Ok(mounted);
     }
-    let claim = claim::resolve(context, pod, claim).await?;
+    let claim = match (claim::resolve(context, pod, claim).await, known) {
+        // An API that is away keeps no container from being restarted on the mount that is there.
+        (Err(Error::NotYet(_)), Some(mounted)) if mounts::is_mounted(&mounted.path) => return Ok(mounted),
+        (resolved, _) => resolved?,
+    };
     let driver = context.plugins.driver(&claim.driver)?;
     let name = unique_name(&claim.driver, &claim.handle);
     let in_use = context.node.use_volume(&name);
