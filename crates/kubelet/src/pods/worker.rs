@@ -322,6 +322,8 @@ impl Worker {
                 return Some(CONFIRM_RETRY);
             }
             context.fence.confirmed(&self.id.uid);
+            // That it was killed was no failure of its own.
+            self.backoff = Backoff::default();
         }
         None
     }
