@@ -153,7 +153,7 @@ async fn route(context: &Arc<Context>, pods: &Informer<Pod>, request: Request<In
         ["healthz"] if get => text(StatusCode::OK, "ok"),
         ["metrics"] if get => stats::metrics(context, pods).await,
         ["stats", "summary"] if get => stats::summary(context).await,
-        ["pods" | "pods/"] if get => {
+        ["pods"] | ["pods", ""] if get => {
             let items: Vec<_> = pods.list();
             let items: Vec<&Pod> = items.iter().map(AsRef::as_ref).collect();
             json(&serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))

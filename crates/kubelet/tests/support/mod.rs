@@ -152,9 +152,6 @@ impl Drop for Containerd {
         {
             let dir = format!("{}{}", hierarchy.path().display(), self.cgroup);
             let _ = Command::new("find")
-                .args([&dir, "-depth", "-type", "d", "-delete"])
-                .output();
-            let _ = Command::new("find")
                 .args([&dir, "-depth", "-type", "d", "-exec", "rmdir", "{}", "+"])
                 .output();
         }
