@@ -2,6 +2,7 @@
 //! See `docs/architecture.md` and the module headers for the protocol. Nothing here knows Kubernetes.
 
 pub mod core;
+pub mod sim;
 
 use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
