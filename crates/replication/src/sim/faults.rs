@@ -139,13 +139,15 @@ impl World {
     /// All replicas hold the same bytes, under load. Rot that a comparison finds is repaired for the next.
     fn compare(&mut self) -> Result<(), String> {
         self.read_all();
-        for _ in 0..if self.profile.rot { 8 } else { 1 } {
+        for _ in 0..10 {
+            self.verified = None;
             self.verify_all();
-            self.advance(self.now + 10 * SECOND, |w| w.verified.is_some())?;
-            if self.verified == Some(true) {
-                return Ok(());
-            }
-            self.advance(self.now + SECOND, |_| false)?;
+            self.advance(self.now + 2 * SECOND, |w| w.verified.is_some())?;
+            match self.verified {
+                Some(true) => return Ok(()),
+                Some(false) if !self.profile.rot => break,
+                _ => self.advance(self.now + SECOND, |_| false)?,
+            };
         }
         let report = self.engines.last().and_then(|e| e.engine.verify_report());
         Err(format!("the replicas differ: {report:?}; {}", self.describe()))
