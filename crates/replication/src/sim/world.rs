@@ -18,15 +18,42 @@ const SEGMENT: u64 = 192 << 10;
 
 /// What happens at a time.
 pub(super) enum Event {
-    Connect { engine: usize, replica: usize },
-    Deliver { session: usize, to_engine: bool, frame: Bytes },
-    Closed { session: usize, to_engine: bool },
-    EngineTick { engine: usize, due: Nanos },
-    ReplicaTick { replica: usize, life: u64, due: Nanos },
-    Synced { replica: usize, life: u64, ticket: u64, job: Option<SyncJob>, failed: bool },
-    Client { engine: usize },
+    Connect {
+        engine: usize,
+        replica: usize,
+    },
+    Deliver {
+        session: usize,
+        to_engine: bool,
+        frame: Bytes,
+    },
+    Closed {
+        session: usize,
+        to_engine: bool,
+    },
+    EngineTick {
+        engine: usize,
+        due: Nanos,
+    },
+    ReplicaTick {
+        replica: usize,
+        life: u64,
+        due: Nanos,
+    },
+    Synced {
+        replica: usize,
+        life: u64,
+        ticket: u64,
+        job: Option<SyncJob>,
+        failed: bool,
+    },
+    Client {
+        engine: usize,
+    },
     Fault,
-    StartReplica { replica: usize },
+    StartReplica {
+        replica: usize,
+    },
 }
 
 struct Timed {
@@ -104,7 +131,10 @@ impl World {
     pub(super) fn new(seed: u64, options: Options) -> World {
         let mut rng = Rng::new(seed ^ 0x5eed);
         let members: Vec<Member> = (0..MEMBERS)
-            .map(|i| Member { id: ReplicaId(u128::from(rng.next()) + 1), region: format!("r{i}") })
+            .map(|i| Member {
+                id: ReplicaId(u128::from(rng.next()) + 1),
+                region: format!("r{i}"),
+            })
             .collect();
         let profile = super::faults::Profile::draw(&mut rng);
         let blocks = profile.blocks;
@@ -122,7 +152,14 @@ impl World {
             calm: false,
             next_request: 0,
             error: None,
-            out: Outcome { trace: seed, events: 0, reads: 0, writes: 0, epochs: 0, faults: 0 },
+            out: Outcome {
+                trace: seed,
+                events: 0,
+                reads: 0,
+                writes: 0,
+                epochs: 0,
+                faults: 0,
+            },
             members,
             verified: None,
         };
@@ -140,7 +177,14 @@ impl World {
                 down_until: 0,
             });
             let learner = i == 2 && world.profile.late_member;
-            world.format(i, if learner { FormatAs::Learner } else { FormatAs::Fresh });
+            world.format(
+                i,
+                if learner {
+                    FormatAs::Learner
+                } else {
+                    FormatAs::Fresh
+                },
+            );
             world.start_replica(i);
         }
         world
@@ -163,7 +207,11 @@ impl World {
 
     pub(super) fn at(&mut self, at: Nanos, event: Event) {
         self.order += 1;
-        self.queue.push(Timed { at: at.max(self.now), order: self.order, event });
+        self.queue.push(Timed {
+            at: at.max(self.now),
+            order: self.order,
+            event,
+        });
     }
 
     pub(super) fn outcome(&self) -> Outcome {
@@ -196,9 +244,16 @@ impl World {
         self.out.events += 1;
         let (kind, engine, replica) = match &event {
             Event::Connect { engine, replica } => (1, Some(*engine), Some(*replica)),
-            Event::Deliver { session, to_engine: true, .. } => (2, Some(self.sessions[*session].engine), None),
+            Event::Deliver {
+                session,
+                to_engine: true,
+                ..
+            } => (2, Some(self.sessions[*session].engine), None),
             Event::Deliver { session, .. } => (3, None, Some(self.sessions[*session].replica)),
-            Event::Closed { session, to_engine: true } => (4, Some(self.sessions[*session].engine), None),
+            Event::Closed {
+                session,
+                to_engine: true,
+            } => (4, Some(self.sessions[*session].engine), None),
             Event::Closed { session, .. } => (5, None, Some(self.sessions[*session].replica)),
             Event::EngineTick { engine, .. } => (6, Some(*engine), None),
             Event::ReplicaTick { replica, .. } => (7, None, Some(*replica)),
@@ -218,7 +273,11 @@ impl World {
         }
         match event {
             Event::Connect { engine, replica } => self.connect(engine, replica),
-            Event::Deliver { session, to_engine, frame } => {
+            Event::Deliver {
+                session,
+                to_engine,
+                frame,
+            } => {
                 self.note(frame.len() as u64);
                 self.deliver(session, to_engine, frame)?;
             }
@@ -235,7 +294,13 @@ impl World {
                     self.replica_work(replica, Vec::new());
                 }
             }
-            Event::Synced { replica, life, ticket, job, failed } => {
+            Event::Synced {
+                replica,
+                life,
+                ticket,
+                job,
+                failed,
+            } => {
                 self.synced(replica, life, ticket, job, failed);
             }
             Event::Client { engine } => self.client(engine),
@@ -329,7 +394,13 @@ impl World {
         for session in self.engines[engine].sessions.into_iter().flatten() {
             self.sessions[session].engine_open = false;
             let due = self.now + self.rng.below(5 * MILLI);
-            self.at(due, Event::Closed { session, to_engine: false });
+            self.at(
+                due,
+                Event::Closed {
+                    session,
+                    to_engine: false,
+                },
+            );
         }
         self.engines[engine].requests.clear();
     }
@@ -388,7 +459,9 @@ impl World {
         }
         let now = self.now;
         let life = self.replicas[replica].life;
-        let Some(r) = &mut self.replicas[replica].replica else { return };
+        let Some(r) = &mut self.replicas[replica].replica else {
+            return;
+        };
         let next = r.background(now);
         let mut jobs = Vec::new();
         while let Some(job) = r.begin_sync(now) {
@@ -399,9 +472,21 @@ impl World {
             let slow = self.rng.percent(2);
             let due = now + 100_000 + self.rng.below(if slow { 200 * MILLI } else { 3 * MILLI });
             // What the job covers may reach the media at its beginning or only at its end.
-            let (job, failed) =
-                if self.rng.percent(50) { (None, job.run().is_err()) } else { (Some(job), false) };
-            self.at(due, Event::Synced { replica, life, ticket, job, failed });
+            let (job, failed) = if self.rng.percent(50) {
+                (None, job.run().is_err())
+            } else {
+                (Some(job), false)
+            };
+            self.at(
+                due,
+                Event::Synced {
+                    replica,
+                    life,
+                    ticket,
+                    job,
+                    failed,
+                },
+            );
         }
         let region = &mut self.replicas[replica];
         if let Some(due) = next
@@ -418,7 +503,11 @@ impl World {
             return;
         }
         let failed = job.map_or(failed, |j| j.run().is_err());
-        let result = if failed { Err(std::io::Error::other("injected EIO")) } else { Ok(()) };
+        let result = if failed {
+            Err(std::io::Error::other("injected EIO"))
+        } else {
+            Ok(())
+        };
         let mut actions = Vec::new();
         let now = self.now;
         if let Some(r) = &mut self.replicas[replica].replica {
@@ -438,7 +527,11 @@ impl World {
     /// Why the world is not settled.
     pub(super) fn describe(&self) -> String {
         let engine = self.engines.last().map(|e| (e.gone, e.engine.status()));
-        let replicas: Vec<_> = self.replicas.iter().map(|r| r.replica.as_ref().map(Replica::status)).collect();
+        let replicas: Vec<_> = self
+            .replicas
+            .iter()
+            .map(|r| r.replica.as_ref().map(Replica::status))
+            .collect();
         format!("engine {engine:?}\nreplicas {replicas:?}")
     }
 }

@@ -490,7 +490,11 @@ impl Engine {
         }
         for peer in &self.peers {
             at(peer.silence_deadline());
-            at(peer.copy.as_ref().and_then(|c| c.deadline()).filter(|t| *t > self.now));
+            at(peer
+                .copy
+                .as_ref()
+                .and_then(|c| c.deadline())
+                .filter(|t| *t > self.now));
         }
         at(self.commit_deadline());
         at(self.reads_deadline());
