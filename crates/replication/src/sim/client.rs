@@ -63,7 +63,7 @@ impl World {
     fn submit_one(&mut self, engine: usize) {
         self.check_weak();
         let (cell, count) = self.span();
-        let number = engine as u32;
+        let number = self.engines[engine].rank;
         let (op, kind) = match self.rng.below(100) {
             0..40 => {
                 let op = Op::Read {
@@ -163,7 +163,7 @@ impl World {
         let Some(pending) = self.engines[engine].requests.remove(&request) else {
             return Err(format!("request {request} was answered twice"));
         };
-        let number = engine as u32;
+        let number = self.engines[engine].rank;
         self.check_weak();
         match (pending.kind, result) {
             (Kind::Verify, Ok(_)) => {

@@ -4,7 +4,7 @@ use super::disk::SimDisk;
 use super::model::Model;
 use super::network::{Link, Session};
 use super::{Options, Outcome};
-use crate::core::engine::{Engine, EngineAction, EngineEvent, EngineSettings, MemberState};
+use crate::core::engine::{Engine, EngineAction, EngineEvent, EngineSettings, MemberState, MemberStatus};
 use crate::core::replica::{FormatAs, Replica, ReplicaAction, ReplicaSettings, SyncJob};
 use crate::core::rng::Rng;
 use crate::core::types::{BLOCK, Class, MILLI, Member, Nanos, ReplicaId, SECOND, VolumeMeta};
@@ -100,6 +100,8 @@ pub(super) struct Process {
     pub engine: Engine,
     pub gone: bool,
     pub opened: bool,
+    /// Order of its epoch among those that were opened.
+    pub rank: u32,
     pub paused_until: Nanos,
     pub sessions: [Option<usize>; MEMBERS],
     pub links: [Link; MEMBERS],
@@ -328,6 +330,7 @@ impl World {
             engine,
             gone: false,
             opened: false,
+            rank: 0,
             paused_until: 0,
             sessions: [None; MEMBERS],
             links: [Link::default(); MEMBERS],
@@ -366,6 +369,7 @@ impl World {
                 EngineAction::Opened { .. } => {
                     self.engines[engine].opened = true;
                     self.out.epochs += 1;
+                    self.engines[engine].rank = self.out.epochs as u32;
                     self.at(self.now, Event::Client { engine });
                 }
                 EngineAction::Deposed => self.engines[engine].gone = true,
@@ -520,7 +524,10 @@ impl World {
     pub(super) fn settled(&self) -> bool {
         self.engines.last().is_some_and(|e| {
             let status = e.engine.status();
-            e.opened && !e.gone && status.members.iter().all(|m| m.state == MemberState::Complete)
+            let level = |m: &MemberStatus| {
+                m.state == MemberState::Complete && m.durable_seq + 64 >= status.durable_seq
+            };
+            e.opened && !e.gone && status.members.iter().all(level)
         })
     }
 
