@@ -501,3 +501,26 @@ fn nothing_panics_on_empty_objects() {
         let _ = validate_status_update(resource, &object, &json!({"status": {"a": 1}}));
     }
 }
+
+#[test]
+fn a_stateful_set_mounts_the_volumes_of_its_claim_templates() {
+    let object = |mount: &str| {
+        json!({"metadata": {"name": "s", "namespace": "d"}, "spec": {
+            "serviceName": "s", "replicas": 1, "podManagementPolicy": "OrderedReady",
+            "updateStrategy": {"type": "RollingUpdate"},
+            "selector": {"matchLabels": {"a": "b"}},
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {
+                "restartPolicy": "Always", "dnsPolicy": "ClusterFirst",
+                "containers": [{"name": "c", "image": "i", "terminationMessagePolicy": "File",
+                    "imagePullPolicy": "Always", "volumeMounts": [{"name": mount, "mountPath": "/d"}]}]}},
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {
+                "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]}})
+    };
+    let set = crate::registry().find("apps", "v1", "statefulsets").unwrap();
+    let refused = |mount: &str| {
+        let causes = crate::validate_create(set, &object(mount));
+        causes.iter().filter(|c| c.field.contains("volumeMounts")).count()
+    };
+    assert_eq!(refused("data"), 0);
+    assert_eq!(refused("other"), 1);
+}
