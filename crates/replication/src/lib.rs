@@ -9,6 +9,7 @@ pub mod engine;
 pub mod net;
 pub mod store;
 pub mod view;
+pub mod sim;
 
 use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;

@@ -490,17 +490,25 @@ impl Engine {
         }
         for peer in &self.peers {
             at(peer.silence_deadline());
-            at(peer.copy.as_ref().and_then(|c| c.deadline()));
+            at(peer.copy.as_ref().and_then(|c| c.deadline()).filter(|t| *t > self.now));
         }
         at(self.commit_deadline());
         at(self.reads_deadline());
         next.map(|t| t.max(self.now + MILLI))
     }
 
+    fn member_state(&self, peer: &Peer) -> MemberState {
+        match peer.state() {
+            // So far behind that memory does not have what it needs next.
+            MemberState::Complete if peer.next < self.stream.base => MemberState::CatchingUp,
+            state => state,
+        }
+    }
+
     /// What it knows.
     pub fn status(&self) -> EngineStatus {
         let members = self.peers.iter().map(|p| MemberStatus {
-            state: p.state(),
+            state: self.member_state(p),
             durable_seq: p.durable,
             lag_bytes: self.lag_bytes(p),
         });

@@ -163,14 +163,8 @@ impl Replica {
             self.persist()?;
             self.journal.invalidate(stale).map_err(sync)?;
         }
-        let end = self.journal.end;
-        if !self
-            .journal
-            .cut(&*self.disk, end, false, self.applied_synced)
-            .map_err(sync)?
-        {
-            return Err(Fault::Full);
-        }
+        self.promote(now)?;
+        self.cut_journal(self.journal.end, false)?;
         self.persist()?;
         self.promote(now)
     }
