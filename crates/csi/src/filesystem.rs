@@ -148,7 +148,11 @@ pub(crate) async fn is_smaller_than_device(device: &Path, fs_type: &str) -> bool
         let mut start = [0_u8; 4096];
         file.read_exact(&mut start)?;
         let size = file.seek(std::io::SeekFrom::End(0))?;
-        let used = if is_xfs { xfs_size(&start) } else { ext_size(&start) };
+        let used = if is_xfs {
+            xfs_size(&start)
+        } else {
+            ext_size(&start)
+        };
         // Less than a group's worth cannot always be used, and is not worth the effort.
         Ok(used.is_some_and(|used| used + SPARE < size))
     });

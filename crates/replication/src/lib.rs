@@ -10,6 +10,10 @@ pub mod net;
 pub mod sim;
 pub mod store;
 pub mod view;
+<<<<<<< HEAD
+=======
+pub mod sim;
+>>>>>>> store
 
 use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;

@@ -240,9 +240,14 @@ fn stateful_set(c: &mut Causes, spec: &Value) {
 /// adds them to the pods, so mounts may refer to them. They come last, which keeps the indices of the others.
 fn with_claim_volumes(spec: &Value) -> Value {
     let mut spec = spec.clone();
-    let claims: Vec<String> =
-        spec.items(&["volumeClaimTemplates"]).iter().map(|c| c.text(&["metadata", "name"]).to_owned()).collect();
-    let Some(pod) = spec.pointer_mut("/template/spec").and_then(Value::as_object_mut) else { return spec };
+    let claims: Vec<String> = spec
+        .items(&["volumeClaimTemplates"])
+        .iter()
+        .map(|c| c.text(&["metadata", "name"]).to_owned())
+        .collect();
+    let Some(pod) = spec.pointer_mut("/template/spec").and_then(Value::as_object_mut) else {
+        return spec;
+    };
     let volumes = pod.entry("volumes").or_insert_with(|| Value::Array(Vec::new()));
     if volumes.is_null() {
         *volumes = Value::Array(Vec::new());
