@@ -10,10 +10,6 @@ pub mod net;
 pub mod sim;
 pub mod store;
 pub mod view;
-<<<<<<< HEAD
-=======
-pub mod sim;
->>>>>>> store
 
 use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
