@@ -6,6 +6,7 @@ use crate::http::body::Body;
 use crate::http::query::Query;
 use crate::http::request::RequestInfo;
 use crate::http::status::Status;
+use crate::protobuf;
 use crate::server::Server;
 use bytes::Bytes;
 use http::HeaderMap;
@@ -106,9 +107,10 @@ impl Call {
         match self.media_type() {
             "" | "application/json" => decode_json(body),
             "application/yaml" | "text/yaml" | "application/x-yaml" => decode_yaml(body),
+            PROTOBUF => decode_protobuf(body),
             other => Err(Status::unsupported_media_type(format!(
                 "the body of the request was in an unknown format - accepted media types include: application/json, \
-                 application/yaml (got {other})"
+                 application/yaml, application/vnd.kubernetes.protobuf (got {other})"
             ))),
         }
     }
@@ -134,6 +136,23 @@ pub fn decode_json(body: &[u8]) -> Result<Document, Status> {
         value: decoded.value,
         duplicates: decoded.duplicates,
     })
+}
+
+/// Media type of Kubernetes' own protobuf envelope.
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
+/// Decodes protobuf.
+fn decode_protobuf(body: &[u8]) -> Result<Document, Status> {
+    match protobuf::decode(body) {
+        Ok(value) => Ok(Document {
+            value,
+            duplicates: Vec::new(),
+        }),
+        Err(error @ protobuf::Error::UnknownType { .. }) => {
+            Err(Status::unsupported_media_type(error.to_string()))
+        }
+        Err(error) => Err(Status::bad_request(error.to_string())),
+    }
 }
 
 /// Decodes YAML.

@@ -48,10 +48,7 @@ impl Paths {
 
     /// The last words of one instance of a container.
     pub fn termination_log(&self, uid: &str, container: &str, attempt: u32) -> PathBuf {
-        self.pod(uid)
-            .join("containers")
-            .join(container)
-            .join(attempt.to_string())
+        self.pod(uid).join("containers").join(container).join(attempt.to_string())
     }
 
     /// Logs of a pod.
@@ -110,10 +107,5 @@ impl Context {
     /// Addresses of the node.
     pub fn host_ips(&self) -> Vec<String> {
         vec![self.config.node_ip.to_string()]
-    }
-
-    /// Runs `work` where it may block.
-    pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-        tokio::task::spawn_blocking(work).await.ok()
     }
 }

@@ -46,6 +46,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
             context.relist.run(context.runtime.clone(), shutdown.clone()),
             context.fence.run(&context),
             context.plugins.run(&context),
+            volumes::csi::reconcile(&context),
             services,
             manager::run(context.clone(), pods.clone(), settled),
             node::run(context.clone(), capacity, is_settled),
@@ -65,12 +66,7 @@ async fn context(config: Config, client: kube::Client) -> Result<Context, Error>
         root: config.root_dir.clone(),
         logs: config.pod_logs_dir.clone(),
     };
-    for dir in [
-        paths.pods(),
-        paths.plugin_sockets(),
-        paths.staged(),
-        paths.logs.clone(),
-    ] {
+    for dir in [paths.pods(), paths.plugin_sockets(), paths.staged(), paths.logs.clone()] {
         std::fs::create_dir_all(&dir).map_err(|source| Error::Io {
             action: "create",
             path: dir.clone(),
@@ -93,7 +89,7 @@ async fn context(config: Config, client: kube::Client) -> Result<Context, Error>
         objects: Objects::new(client.clone()),
         services: Informer::new(),
         relist: Arc::new(Relist::default()),
-        node: Arc::default(),
+        node: Arc::new(node::NodeStatus::new(volumes::csi::staged_names(&paths.staged()))),
         tokens: volumes::tokens::Tokens::default(),
         plugins: volumes::plugins::Plugins::default(),
         volumes: volumes::csi::Volumes::default(),

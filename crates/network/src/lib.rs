@@ -126,5 +126,5 @@ pub async fn forward(config: ForwardConfig, shutdown: CancellationToken) -> Resu
 }
 
 /// Objects that the cluster needs for its network (the `kube-dns` Service and the proxy's role), as YAML documents.
-/// `platform` puts the address in place of `{{CLUSTER_DNS}}` and applies them.
+/// They name the usual address of cluster DNS, 10.96.0.10; `platform` applies them.
 pub const MANIFESTS: &str = include_str!("manifests.yaml");

@@ -3,6 +3,7 @@
 use super::{Operation, pod};
 use crate::call::Call;
 use crate::http::status::Status;
+use crate::json::{items, push};
 use schema::Resource;
 use serde_json::{Value, json};
 
@@ -13,13 +14,14 @@ const RESTRICTED_LABELS: &str = "node-restriction.kubernetes.io/";
 pub fn not_ready_taint(node: &mut Value) {
     const KEY: &str = "node.kubernetes.io/not-ready";
     let taint = json!({"key": KEY, "effect": "NoSchedule"});
-    match node["spec"]["taints"].as_array_mut() {
-        Some(taints)
-            if taints
-                .iter()
-                .any(|t| t["key"] == KEY && t["effect"] == "NoSchedule") => {}
-        Some(taints) => taints.push(taint),
-        None => node["spec"]["taints"] = json!([taint]),
+    let present = items(&node["spec"], "taints")
+        .iter()
+        .any(|t| t["key"] == KEY && t["effect"] == "NoSchedule");
+    if !present {
+        if node.get("spec").is_none() {
+            node["spec"] = json!({});
+        }
+        push(&mut node["spec"], "taints", taint);
     }
 }
 

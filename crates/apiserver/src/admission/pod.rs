@@ -2,6 +2,7 @@
 
 use crate::call::Call;
 use crate::http::status::Status;
+use crate::json::{items as list, items_mut, push};
 use crate::store::{builtin, object};
 use schema::Resource;
 use serde_json::{Value, json};
@@ -12,17 +13,6 @@ const CREDENTIALS: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const TOKEN_SECONDS: i64 = 3607;
 /// Pods whose description comes from a kubelet's own files.
 pub const MIRROR: &str = "kubernetes.io/config.mirror";
-
-fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
-    value[field].as_array().map(Vec::as_slice).unwrap_or_default()
-}
-
-fn push(value: &mut Value, field: &str, item: Value) {
-    match value[field].as_array_mut() {
-        Some(items) => items.push(item),
-        None => value[field] = json!([item]),
-    }
-}
 
 /// Whether it stands for a pod that a kubelet runs on its own.
 pub fn is_mirror(pod: &Value) -> bool {
@@ -94,11 +84,7 @@ fn mount_token(pod: &mut Value) {
         .unwrap_or_else(|| crate::rest::meta::generate("kube-api-access-"));
     let mut needed = false;
     for kind in ["initContainers", "containers"] {
-        for container in pod["spec"][kind]
-            .as_array_mut()
-            .map(Vec::as_mut_slice)
-            .unwrap_or_default()
-        {
+        for container in items_mut(pod, &["spec", kind]) {
             if list(container, "volumeMounts")
                 .iter()
                 .any(|m| m["mountPath"] == CREDENTIALS)

@@ -8,6 +8,7 @@ use crate::call::{Call, Response};
 use crate::http::request::RequestInfo;
 use crate::http::respond;
 use crate::http::status::Status;
+use crate::json::{items_mut, push};
 use crate::store::{Version, builtin};
 use schema::Resource;
 use serde_json::{Value, json};
@@ -253,13 +254,10 @@ fn set_scheduled(pod: &mut Value) {
     let condition = json!({
         "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": crate::time::now(),
     });
-    match pod["status"]["conditions"].as_array_mut() {
-        Some(conditions) => {
-            conditions.retain(|c| c["type"] != "PodScheduled");
-            conditions.push(condition);
-        }
-        None => pod["status"]["conditions"] = json!([condition]),
+    if let Some(conditions) = pod["status"].get_mut("conditions").and_then(Value::as_array_mut) {
+        conditions.retain(|c| c["type"] != "PodScheduled");
     }
+    push(&mut pod["status"], "conditions", condition);
 }
 
 /// Deletes a pod unless a disruption budget forbids it.
@@ -348,7 +346,7 @@ async fn resize(call: &Call, resource: &'static Resource, body: &[u8]) -> Result
     let outcome = update::update(call, resource, Part::Raw, |old| {
         let wanted = change.apply(resource, old)?;
         let mut new = old.clone();
-        for container in new["spec"]["containers"].as_array_mut().into_iter().flatten() {
+        for container in items_mut(&mut new, &["spec", "containers"]) {
             let same = wanted["spec"]["containers"]
                 .as_array()
                 .into_iter()

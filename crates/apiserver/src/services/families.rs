@@ -1,6 +1,7 @@
 //! The fields around the address: families, policies, and what an update inherits.
 
 use crate::http::status::Status;
+use crate::json::items_mut;
 use schema::{Cause, Reason, Resource};
 use serde_json::{Value, json};
 
@@ -23,21 +24,14 @@ pub fn inherit(old: Option<&Value>, new: &mut Value) {
     }
     if !matches!(super::kind(new), "NodePort" | "LoadBalancer") {
         // The ports of a type that has none any more go, unless the client changed them itself.
-        let ports = new["spec"]["ports"]
-            .as_array_mut()
-            .map(Vec::as_mut_slice)
-            .unwrap_or_default();
+        let ports = items_mut(new, &["spec", "ports"]);
         for port in ports.iter_mut().filter_map(Value::as_object_mut) {
             port.remove("nodePort");
         }
         return;
     }
     let old_ports = old["spec"]["ports"].as_array().cloned().unwrap_or_default();
-    for port in new["spec"]["ports"]
-        .as_array_mut()
-        .map(Vec::as_mut_slice)
-        .unwrap_or_default()
-    {
+    for port in items_mut(new, &["spec", "ports"]) {
         let before = old_ports
             .iter()
             .find(|p| p["port"] == port["port"] && p["protocol"] == port["protocol"]);
@@ -70,7 +64,7 @@ pub fn check_immutable(resource: &Resource, old: Option<&Value>, new: &Value) ->
 
 /// An ExternalName has no address.
 pub fn clear(new: &mut Value) {
-    if let Some(spec) = new["spec"].as_object_mut() {
+    if let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) {
         for field in [
             "clusterIP",
             "clusterIPs",

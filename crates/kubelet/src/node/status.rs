@@ -5,8 +5,7 @@ use crate::context::Context;
 use crate::sync::lock;
 use client::Informer;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec,
-    NodeStatus as Status,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus as Status,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -41,25 +40,24 @@ pub struct NodeStatus {
     in_use: Mutex<BTreeSet<String>>,
     reported: watch::Sender<BTreeSet<String>>,
     wake: Notify,
-    uid: Mutex<Option<String>>,
+    uid: watch::Sender<Option<String>>,
     topology: Mutex<BTreeMap<String, String>>,
     node: Informer<Node>,
 }
 
-impl Default for NodeStatus {
-    fn default() -> Self {
+impl NodeStatus {
+    /// A status with these volumes in use.
+    pub fn new(in_use: Vec<String>) -> Self {
         Self {
-            in_use: Mutex::default(),
+            in_use: Mutex::new(in_use.into_iter().collect()),
             reported: watch::Sender::new(BTreeSet::new()),
             wake: Notify::new(),
-            uid: Mutex::new(None),
+            uid: watch::Sender::new(None),
             topology: Mutex::default(),
             node: Informer::new(),
         }
     }
-}
 
-impl NodeStatus {
     /// Declares a volume in use, and returns once the API knows: only then it may be mounted, since the
     /// attach/detach controller detaches what is not in use.
     pub async fn use_volume(&self, name: &str) {
@@ -67,11 +65,7 @@ impl NodeStatus {
             self.wake.notify_one();
         }
         // The sender lives in self.
-        let _ = self
-            .reported
-            .subscribe()
-            .wait_for(|names| names.contains(name))
-            .await;
+        let _ = self.reported.subscribe().wait_for(|names| names.contains(name)).await;
     }
 
     /// The volume was unstaged.
@@ -83,18 +77,22 @@ impl NodeStatus {
 
     /// UID of the Node object, once registered.
     pub fn uid(&self) -> Option<String> {
-        lock(&self.uid).clone()
+        self.uid.borrow().clone()
     }
 
-    /// The Node object as the API has it.
-    pub fn node(&self) -> &Informer<Node> {
-        &self.node
+    /// Follows the UID of the Node object.
+    pub fn uids(&self) -> watch::Receiver<Option<String>> {
+        self.uid.subscribe()
     }
 
     /// Labels that CSI drivers give the node.
     pub fn add_labels(&self, labels: BTreeMap<String, String>) {
-        lock(&self.topology).extend(labels);
-        self.wake.notify_one();
+        let mut known = lock(&self.topology);
+        let before = known.len();
+        known.extend(labels);
+        if known.len() != before {
+            self.wake.notify_one();
+        }
     }
 }
 
@@ -166,9 +164,7 @@ impl Writer {
     }
 
     async fn images(&mut self) {
-        let Ok(mut images) = self.context.runtime.list_images().await else {
-            return;
-        };
+        let Ok(mut images) = self.context.runtime.list_images().await else { return };
         images.sort_by_key(|image| std::cmp::Reverse(image.size));
         self.images = images
             .into_iter()
@@ -195,16 +191,12 @@ impl Writer {
                 }
             },
         };
-        if *lock(&self.context.node.uid) != known.metadata.uid {
-            lock(&self.context.node.uid).clone_from(&known.metadata.uid);
+        let uid = &self.context.node.uid;
+        if uid.send_if_modified(|old| std::mem::replace(old, known.metadata.uid.clone()) != known.metadata.uid) {
             self.written = None;
         }
         self.reconcile_labels(&known).await?;
-        let old = known
-            .status
-            .as_ref()
-            .and_then(|s| s.conditions.clone())
-            .unwrap_or_default();
+        let old = known.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
         let status = self.status(&old, &in_use).await;
         let comparable = comparable(&status);
         let due = self.at.elapsed() >= HEARTBEAT;
@@ -217,10 +209,7 @@ impl Writer {
         body["images"] = json!(self.images);
         merge_foreign_conditions(&mut body, &old);
         let patch = json!({"status": body});
-        let node = self
-            .api
-            .patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))
-            .await;
+        let node = self.api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
         match node {
             Ok(_) => {}
             Err(kube::Error::Api(error)) if error.code == 404 => {
@@ -289,11 +278,7 @@ impl Writer {
         let have = known.metadata.labels.clone().unwrap_or_default();
         let mut missing = self.labels();
         missing.retain(|key, value| have.get(key) != Some(value));
-        let cidr = known
-            .spec
-            .as_ref()
-            .and_then(|s| s.pod_cidr.clone())
-            .unwrap_or_default();
+        let cidr = known.spec.as_ref().and_then(|s| s.pod_cidr.clone()).unwrap_or_default();
         let mut patch = json!({});
         if !missing.is_empty() {
             patch["metadata"] = json!({"labels": missing});
@@ -306,10 +291,7 @@ impl Writer {
             return Ok(());
         }
         let name = &self.context.config.node_name;
-        self.api
-            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
-            .await
-            .map(drop)
+        self.api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
     }
 
     async fn status(&self, old: &[NodeCondition], in_use: &BTreeSet<String>) -> Status {
@@ -362,14 +344,8 @@ impl Writer {
             pressure(
                 "MemoryPressure",
                 memory_pressure,
-                (
-                    "KubeletHasSufficientMemory",
-                    "kubelet has sufficient memory available",
-                ),
-                (
-                    "KubeletHasInsufficientMemory",
-                    "kubelet has insufficient memory available",
-                ),
+                ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+                ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
             ),
             pressure(
                 "DiskPressure",
@@ -381,10 +357,7 @@ impl Writer {
                 "PIDPressure",
                 false,
                 ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-                (
-                    "KubeletHasInsufficientPID",
-                    "kubelet has insufficient PID available",
-                ),
+                ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
             ),
             ("Ready", is_ready, reason, message),
         ];
@@ -415,10 +388,7 @@ impl Writer {
         for condition in conditions {
             if !condition.status && ["RuntimeReady", "NetworkReady"].contains(&condition.r#type.as_str()) {
                 let (reason, message) = (condition.reason, condition.message);
-                return Err(format!(
-                    "container runtime {} is false: {reason} {message}",
-                    condition.r#type
-                ));
+                return Err(format!("container runtime {} is false: {reason} {message}", condition.r#type));
             }
         }
         if !*self.settled.borrow() {
@@ -440,9 +410,7 @@ fn comparable(status: &Status) -> Value {
 
 /// Conditions that others wrote are kept: a merge patch replaces the whole list.
 fn merge_foreign_conditions(body: &mut Value, old: &[NodeCondition]) {
-    let Some(list) = body["conditions"].as_array_mut() else {
-        return;
-    };
+    let Some(list) = body["conditions"].as_array_mut() else { return };
     for condition in old {
         if !list.iter().any(|c| c["type"] == condition.type_) {
             list.extend(serde_json::to_value(condition));

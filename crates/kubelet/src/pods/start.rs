@@ -85,9 +85,7 @@ impl Starter<'_> {
         self.wait_for_backoff(container, last.map(AsRef::as_ref), &reference, backoff)?;
         let image = images::ensure(self.context, self.pulls, &reference, container).await?;
         let restart_count = self.restart_count(kind, &container.name, last.map(AsRef::as_ref));
-        let id = self
-            .create(kind, container, &image, restart_count, &reference)
-            .await?;
+        let id = self.create(container, &image, restart_count, &reference).await?;
         if let Err(error) = self.context.runtime.start_container(&id).await {
             let message = error.status.message().to_owned();
             self.event(&reference, "Warning", "Failed", format!("Error: {message}"));
@@ -108,9 +106,7 @@ impl Starter<'_> {
         reference: &ObjectReference,
         backoff: &mut Backoff<String>,
     ) -> Result<(), Failed> {
-        let Some(last) = last.filter(|r| r.state == State::Exited) else {
-            return Ok(());
-        };
+        let Some(last) = last.filter(|r| r.state == State::Exited) else { return Ok(()) };
         let key = format!("{}/{}", container.name, spec::hash(container));
         let now = SystemTime::now();
         let since = last.finished();
@@ -119,18 +115,11 @@ impl Starter<'_> {
             let shown = format!("Back-off restarting failed container {name} in pod {}", self.id);
             self.event(reference, "Warning", "BackOff", shown);
             let seconds = delay.as_secs();
-            let shown = if seconds >= 60 {
-                format!("{}m{}s", seconds / 60, seconds % 60)
-            } else {
-                format!("{seconds}s")
-            };
+            let shown = if seconds >= 60 { format!("{}m{}s", seconds / 60, seconds % 60) } else { format!("{seconds}s") };
             return Err(Failed {
                 waiting: Waiting {
                     reason: "CrashLoopBackOff".into(),
-                    message: format!(
-                        "back-off {shown} restarting failed container={name} pod={}",
-                        self.id
-                    ),
+                    message: format!("back-off {shown} restarting failed container={name} pod={}", self.id),
                 },
                 retry: left,
             });
@@ -152,7 +141,6 @@ impl Starter<'_> {
 
     async fn create(
         &self,
-        kind: Kind,
         container: &Container,
         image: &cri::Image,
         restart_count: u32,
@@ -172,7 +160,6 @@ impl Starter<'_> {
             qos: self.qos,
             ips: self.ips,
             volumes: self.volumes,
-            kind,
             container,
             restart_count,
             image,
@@ -203,25 +190,13 @@ impl Starter<'_> {
         }
     }
 
-    async fn post_start(
-        &self,
-        container: &Container,
-        id: &str,
-        reference: &ObjectReference,
-    ) -> Result<(), Failed> {
+    async fn post_start(&self, container: &Container, id: &str, reference: &ObjectReference) -> Result<(), Failed> {
         let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else {
             return Ok(());
         };
         let ip = self.ips.first().cloned().unwrap_or_default();
-        let Err(error) = hooks::run(self.context, container, id, &ip, hook).await else {
-            return Ok(());
-        };
-        self.event(
-            reference,
-            "Warning",
-            "FailedPostStartHook",
-            format!("PostStartHook failed: {error}"),
-        );
+        let Err(error) = hooks::run(self.context, container, id, &ip, hook).await else { return Ok(()) };
+        self.event(reference, "Warning", "FailedPostStartHook", format!("PostStartHook failed: {error}"));
         let killer = Killer {
             context: self.context,
             pod: Some(self.pod),

@@ -65,11 +65,6 @@ impl Relist {
         lock(&self.pods).clone()
     }
 
-    /// Whether the runtime still holds anything of the pod.
-    pub fn holds(&self, uid: &str) -> bool {
-        lock(&self.pods).contains_key(uid)
-    }
-
     /// Runs until `shutdown`.
     pub async fn run(&self, runtime: Runtime, shutdown: CancellationToken) {
         tokio::select! {
@@ -83,8 +78,7 @@ impl Relist {
         let mut unimplemented = false;
         loop {
             let healthy = self.relist(&runtime).await;
-            self.healthy
-                .send_if_modified(|old| std::mem::replace(old, healthy) != healthy);
+            self.healthy.send_if_modified(|old| std::mem::replace(old, healthy) != healthy);
             if !healthy {
                 events = None;
                 tokio::time::sleep(RETRY).await;
@@ -116,14 +110,13 @@ impl Relist {
 
     /// Lists now and wakes the listeners of what changed. False when the runtime does not answer.
     pub async fn relist(&self, runtime: &Runtime) -> bool {
-        let (sandboxes, containers) =
-            match tokio::join!(runtime.list_sandboxes(None), runtime.list_containers(None)) {
-                (Ok(sandboxes), Ok(containers)) => (sandboxes, containers),
-                (Err(error), _) | (_, Err(error)) => {
-                    tracing::debug!(%error, "the runtime does not answer");
-                    return false;
-                }
-            };
+        let (sandboxes, containers) = match tokio::join!(runtime.list_sandboxes(None), runtime.list_containers(None)) {
+            (Ok(sandboxes), Ok(containers)) => (sandboxes, containers),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::debug!(%error, "the runtime does not answer");
+                return false;
+            }
+        };
         let mut new: HashMap<String, Seen> = HashMap::new();
         for item in sandboxes {
             let Some(metadata) = item.metadata else { continue };
@@ -133,9 +126,7 @@ impl Relist {
             seen.sandboxes.insert((item.id, item.state));
         }
         for mut item in containers {
-            let Some(uid) = item.labels.remove(labels::POD_UID) else {
-                continue;
-            };
+            let Some(uid) = item.labels.remove(labels::POD_UID) else { continue };
             let seen = new.entry(uid).or_default();
             seen.namespace = item.labels.remove(labels::POD_NAMESPACE).unwrap_or_default();
             seen.name = item.labels.remove(labels::POD_NAME).unwrap_or_default();

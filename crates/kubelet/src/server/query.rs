@@ -19,11 +19,7 @@ impl Query {
 
     /// All values of a name.
     pub fn all(&self, name: &str) -> Vec<String> {
-        self.0
-            .iter()
-            .filter(|(n, _)| n == name)
-            .map(|(_, v)| v.clone())
-            .collect()
+        self.0.iter().filter(|(n, _)| n == name).map(|(_, v)| v.clone()).collect()
     }
 
     /// Whether a flag is set. The API server writes `1` or `true`.
@@ -31,10 +27,6 @@ impl Query {
         matches!(self.get(name), Some("1" | "true" | "True"))
     }
 
-    /// A number.
-    pub fn number(&self, name: &str) -> Option<u64> {
-        self.get(name)?.parse().ok()
-    }
 }
 
 /// Decodes `%xx` and `+`.

@@ -111,23 +111,19 @@ pub struct Failure {
 
 /// ConfigMaps and Secrets that a pod's volumes need.
 pub fn references(pod: &Pod) -> HashSet<ObjectKey> {
-    let volumes = pod
-        .spec
-        .as_ref()
-        .and_then(|s| s.volumes.as_deref())
-        .unwrap_or_default();
+    let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
     payload::references(volumes, pod.metadata.namespace.as_deref().unwrap_or_default())
 }
 
-/// Makes all volumes of a pod ready, or brings them up to date. Called again whenever something changed.
-pub async fn ensure(context: &Context, pod: &PodView<'_>) -> Result<BTreeMap<String, Mounted>, Vec<Failure>> {
-    let volumes = pod
-        .pod
-        .spec
-        .as_ref()
-        .and_then(|s| s.volumes.as_deref())
-        .unwrap_or_default();
-    let one = async |volume: &Volume| (volume.name.clone(), ensure_one(context, pod, volume).await);
+/// Makes all volumes of a pod ready, or brings them up to date. Called again whenever something changed;
+/// `starting`: a container is about to start.
+pub async fn ensure(
+    context: &Context,
+    pod: &PodView<'_>,
+    starting: bool,
+) -> Result<BTreeMap<String, Mounted>, Vec<Failure>> {
+    let volumes = pod.pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
+    let one = async |volume: &Volume| (volume.name.clone(), ensure_one(context, pod, volume, starting).await);
     let results = futures::future::join_all(volumes.iter().map(one)).await;
     let mut mounted = BTreeMap::new();
     let mut failures = Vec::new();
@@ -139,14 +135,15 @@ pub async fn ensure(context: &Context, pod: &PodView<'_>) -> Result<BTreeMap<Str
             Err(error) => failures.push(Failure { volume, error }),
         }
     }
-    if failures.is_empty() {
-        Ok(mounted)
-    } else {
-        Err(failures)
-    }
+    if failures.is_empty() { Ok(mounted) } else { Err(failures) }
 }
 
-async fn ensure_one(context: &Context, pod: &PodView<'_>, volume: &Volume) -> Result<Mounted, Error> {
+async fn ensure_one(
+    context: &Context,
+    pod: &PodView<'_>,
+    volume: &Volume,
+    starting: bool,
+) -> Result<Mounted, Error> {
     let dirs = context.paths.volumes(&pod.id.uid);
     let name = &volume.name;
     if let Some(in_memory) = payload::is_projection(volume) {
@@ -193,23 +190,15 @@ async fn ensure_one(context: &Context, pod: &PodView<'_>, volume: &Volume) -> Re
     let claim = match (&volume.persistent_volume_claim, &volume.ephemeral) {
         (Some(source), _) => (source.claim_name.clone(), source.read_only == Some(true)),
         (_, Some(_)) => (format!("{}-{name}", pod.id.name), false),
-        _ => {
-            return Err(Error::Source(format!(
-                "volume {name}: this kind of volume is not supported"
-            )));
-        }
+        _ => return Err(Error::Source(format!("volume {name}: this kind of volume is not supported"))),
     };
-    csi::ensure(context, pod, &claim.0, claim.1).await
+    csi::ensure(context, pod, &claim.0, claim.1, starting).await
 }
 
 fn empty_dir(path: &Path, source: &EmptyDirVolumeSource, pod: &PodView<'_>) -> Result<(), Error> {
     use std::os::unix::fs::PermissionsExt;
     let in_memory = source.medium.as_deref() == Some("Memory");
-    let fresh = if in_memory {
-        !mounts::is_mounted(path)
-    } else {
-        !path.exists()
-    };
+    let fresh = if in_memory { !mounts::is_mounted(path) } else { !path.exists() };
     if !fresh {
         return Ok(());
     }

@@ -10,13 +10,20 @@ pub fn is_mounted(path: &Path) -> bool {
     mounted_below(path).iter().any(|point| point == path)
 }
 
+/// The device (`major:minor`) of what is mounted last at exactly this path; `None` when nothing is.
+pub fn device_of(path: &Path) -> Option<String> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let last = table.lines().rfind(|line| {
+        let point = line.split(' ').nth(4).unwrap_or_default();
+        Path::new(&unescape(point)) == path
+    })?;
+    last.split(' ').nth(2).map(str::to_owned)
+}
+
 /// Mount points at and below a path, in the order of mounting.
 pub fn mounted_below(path: &Path) -> Vec<PathBuf> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    points(&table)
-        .into_iter()
-        .filter(|point| point.starts_with(path))
-        .collect()
+    points(&table).into_iter().filter(|point| point.starts_with(path)).collect()
 }
 
 fn points(table: &str) -> Vec<PathBuf> {
@@ -93,15 +100,6 @@ pub fn detach_all(path: &Path) -> io::Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(())
-}
-
-/// Unmounts one mount, if it is one, cleanly: fails with `EBUSY` while it is in use.
-pub fn unmount(path: &Path) -> io::Result<()> {
-    if !is_mounted(path) {
-        return Ok(());
-    }
-    rustix::mount::unmount(path, UnmountFlags::NOFOLLOW)?;
     Ok(())
 }
 

@@ -25,5 +25,6 @@ pub mod disk;
 pub mod engine;
 pub mod mutations;
 pub mod replica;
+pub mod rng;
 pub mod types;
 pub mod wire;

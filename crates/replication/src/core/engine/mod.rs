@@ -1,9 +1,27 @@
 //! The writing side of one volume.
+//!
+//! Opening: greet the members, ask all for a promise, choose the longest log among the complete ones (`opening`), bring a
+//! majority to it and begin the epoch there (`join`), wait out the read lease of the engine before. Writing: number,
+//! keep, stream to every member (`stream`); receipts and durable seqs of complete members decide what is committed.
+//! Reading: from the nearest complete member, elsewhere at once when it is lost and soon when it is silent (`reads`).
 
+mod copy;
+mod join;
+mod opening;
+mod peer;
+mod reads;
+mod requests;
+mod stream;
+mod verify;
+
+use super::checksum;
 use super::mutations::Mutations;
-use super::types::{Class, Epoch, Member, Nanos, Seq};
+use super::rng::Rng;
+use super::types::{BLOCK, Class, Epoch, MILLI, Member, Nanos, Seq};
 use super::wire::Message;
 use bytes::Bytes;
+use peer::{Peer, Stage};
+use std::collections::{BTreeMap, VecDeque};
 
 /// What an engine is told at its start.
 #[derive(Clone, Debug)]
@@ -226,16 +244,83 @@ pub struct VerifyReport {
     pub checksums: Vec<u64>,
 }
 
+/// What the epoch begins with.
+struct Plan {
+    /// Recovery point: the last record of the log before this epoch.
+    recovery: Seq,
+    /// Ends with this epoch.
+    history: super::types::History,
+    /// The member whose log was chosen.
+    source: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Opening,
+    Open,
+    Deposed,
+    Closed,
+}
+
 /// The state machine.
 pub struct Engine {
     settings: EngineSettings,
+    /// Seed of the volume's checksums.
+    seed: u64,
+    rng: Rng,
+    now: Nanos,
+    phase: Phase,
+    epoch: Epoch,
+    /// Highest counter that any member has promised.
+    seen: u64,
+    /// Opening: next attempt.
+    retry_at: Option<Nanos>,
+    attempts: u32,
+    /// Opening: when a majority had promised.
+    majority_since: Option<Nanos>,
+    waiting: Option<&'static str>,
+    plan: Option<Plan>,
+    /// The read leases of earlier engines end (R14).
+    open_not_before: Nanos,
+    peers: Vec<Peer>,
+    /// Blocks of the volume.
+    blocks: u64,
+    stream: stream::Stream,
+    requests: requests::Requests,
+    reads: reads::Reads,
+    verify: Option<verify::Verify>,
+    report: Option<VerifyReport>,
+    next_request: u64,
+    out: Vec<EngineAction>,
 }
 
 impl Engine {
     /// An engine that opens the volume as soon as a majority of members is connected. `seed` feeds its jitter.
     pub fn new(settings: EngineSettings, now: Nanos, seed: u64) -> Engine {
-        let _ = (now, seed);
-        Engine { settings }
+        Engine {
+            seed: checksum::volume_seed(&settings.volume),
+            rng: Rng::new(seed),
+            now,
+            phase: Phase::Opening,
+            epoch: Epoch::ZERO,
+            seen: 0,
+            retry_at: None,
+            attempts: 0,
+            majority_since: None,
+            waiting: Some("fewer than a majority of replicas answer"),
+            plan: None,
+            open_not_before: 0,
+            peers: settings.members.iter().map(|_| Peer::default()).collect(),
+            blocks: settings.size_bytes.div_ceil(BLOCK as u64),
+            stream: stream::Stream::default(),
+            requests: requests::Requests::default(),
+            reads: reads::Reads::default(),
+            verify: None,
+            report: None,
+            next_request: 0,
+            out: Vec::new(),
+            settings,
+        }
     }
 
     /// One event.
@@ -250,32 +335,195 @@ impl Engine {
         events: impl IntoIterator<Item = EngineEvent>,
         out: &mut Vec<EngineAction>,
     ) {
-        let _ = (now, events.into_iter().count(), out, &self.settings);
+        self.now = self.now.max(now);
+        for event in events {
+            match event {
+                EngineEvent::Connected { member, session } => self.connected(member, session),
+                EngineEvent::Disconnected { member, session } => {
+                    if self.peers[member].session == Some(session) {
+                        self.lost(member);
+                    }
+                }
+                EngineEvent::Message {
+                    member,
+                    session,
+                    message,
+                } => {
+                    if self.peers[member].session == Some(session) {
+                        self.message(member, message);
+                    }
+                }
+                EngineEvent::Submit { request, op } => self.submit(request, op),
+                EngineEvent::Tick => {}
+            }
+        }
+        self.advance();
+        out.append(&mut self.out);
+    }
+
+    /// Everything that follows from what happened.
+    fn advance(&mut self) {
+        if matches!(self.phase, Phase::Deposed | Phase::Closed) {
+            return;
+        }
+        self.check_silence();
+        self.advance_opening();
+        self.advance_joins();
+        self.advance_commit();
+        self.check_open();
+        self.admit();
+        self.advance_verify();
+        self.pump();
+        self.advance_reads();
+        self.advance_copies();
+        self.check_closing();
+    }
+
+    fn message(&mut self, member: usize, message: Message) {
+        self.peers[member].heard = self.now;
+        match message {
+            Message::Welcome { promised, failed, .. } => self.welcome(member, promised, failed),
+            Message::Refused { promised } => self.refused(member, promised),
+            Message::Promise(promise) => self.promised(member, *promise),
+            Message::Truncated {
+                epoch,
+                end,
+                pieces,
+                cursor,
+            } if epoch == self.epoch => {
+                self.truncated(member, end, pieces, cursor);
+            }
+            Message::Adopted { epoch, end } if epoch == self.epoch => self.adopted(member, end),
+            Message::Ack {
+                epoch,
+                echo,
+                received,
+                durable,
+                answers,
+            } if epoch == self.epoch => {
+                self.acked(member, echo, received, durable, answers);
+            }
+            Message::LogRecords { request, records, .. } => self.fetched(member, request, records),
+            Message::ReadReply {
+                request,
+                ready,
+                blocks,
+                data,
+            } => {
+                self.read_reply(member, request, ready, blocks, &data);
+            }
+            Message::CopyData {
+                request,
+                next,
+                applied,
+                blocks,
+                data,
+            } => {
+                self.copy_data(member, request, next, applied, blocks, data);
+            }
+            Message::CopyWritten { request } => self.copy_written(member, request),
+            Message::CopyCompleted { epoch, .. } if epoch == self.epoch => self.copy_completed(member),
+            Message::DigestReply {
+                request,
+                at,
+                digests,
+                bad,
+            } => {
+                self.digested(member, request, at, digests, &bad);
+            }
+            Message::Failed { reason } => {
+                tracing::info!(volume = %self.settings.volume, member, %reason, "replica failed");
+                self.lost(member);
+                self.peers[member].stage = Stage::Failed;
+            }
+            _ => {}
+        }
+    }
+
+    fn send(&mut self, member: usize, message: Message) {
+        self.peers[member].sent = self.now;
+        self.out.push(EngineAction::Send { member, message });
+    }
+
+    fn request_id(&mut self) -> u64 {
+        self.next_request += 1;
+        self.next_request
+    }
+
+    /// Members that make a majority.
+    fn quorum(&self) -> usize {
+        self.peers.len() / 2 + 1
+    }
+
+    fn complete_live(&self) -> usize {
+        self.peers.iter().filter(|p| p.counts()).count()
+    }
+
+    /// Every request fails, nothing is sent any more.
+    fn depose(&mut self) {
+        if self.phase == Phase::Deposed {
+            return;
+        }
+        self.phase = Phase::Deposed;
+        self.fail_all(OpError::Deposed);
+        self.out.push(EngineAction::Deposed);
     }
 
     /// When to send [`EngineEvent::Tick`]; none while nothing is pending.
     pub fn deadline(&self) -> Option<Nanos> {
-        None
+        if matches!(self.phase, Phase::Deposed | Phase::Closed) {
+            return None;
+        }
+        let mut next: Option<Nanos> = None;
+        let mut at = |t: Option<Nanos>| {
+            if let Some(t) = t {
+                next = Some(next.map_or(t, |n| n.min(t)));
+            }
+        };
+        at(self.retry_at);
+        if self.phase == Phase::Opening {
+            at((self.plan.is_none())
+                .then_some(())
+                .and(self.majority_since)
+                .map(|t| t + opening::LOSSY_GRACE));
+            at((self.open_not_before > self.now).then_some(self.open_not_before));
+        }
+        for peer in &self.peers {
+            at(peer.silence_deadline());
+            at(peer.copy.as_ref().and_then(|c| c.deadline()));
+        }
+        at(self.commit_deadline());
+        at(self.reads_deadline());
+        next.map(|t| t.max(self.now + MILLI))
     }
 
     /// What it knows.
     pub fn status(&self) -> EngineStatus {
+        let members = self.peers.iter().map(|p| MemberStatus {
+            state: p.state(),
+            durable_seq: p.durable,
+            lag_bytes: self.lag_bytes(p),
+        });
         EngineStatus {
-            epoch: Epoch::ZERO,
-            open: false,
-            deposed: false,
-            stalled: true,
-            waiting: None,
-            size_bytes: self.settings.size_bytes,
-            last_seq: 0,
-            committed_seq: 0,
-            durable_seq: 0,
-            members: Vec::new(),
+            epoch: self.epoch,
+            open: self.phase == Phase::Open,
+            deposed: self.phase == Phase::Deposed,
+            stalled: self.phase != Phase::Open || self.complete_live() < self.quorum(),
+            waiting: if self.phase == Phase::Opening {
+                self.waiting
+            } else {
+                None
+            },
+            size_bytes: self.blocks * BLOCK as u64,
+            last_seq: self.stream.last,
+            committed_seq: self.stream.committed,
+            durable_seq: self.stream.durable,
+            members: members.collect(),
         }
     }
 
     /// Result of the last [`Op::Verify`].
     pub fn verify_report(&self) -> Option<&VerifyReport> {
-        None
+        self.report.as_ref()
     }
 }

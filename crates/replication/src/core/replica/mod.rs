@@ -1,8 +1,32 @@
 //! One region's copy of one volume.
+//!
+//! Files: `state` (promise, history, what is lacking), `journal.N` (the log's newest stretch), `data` and `meta` (the
+//! blocks in place). A record travels: received into the page cache of the journal (`recent`), synced; once it is
+//! durable here and in a quorum it is `stable` and may be applied in place (R8); a sweep applies all stable pieces in
+//! the order of blocks, syncs both files, and only then may the journal's segments be used again (R9).
+
+mod blocks;
+mod index;
+mod journal;
+mod learn;
+mod log;
+mod recover;
+mod segment;
+mod serve;
+mod start;
+mod state;
+
+mod sync;
+mod writeback;
 
 use super::disk::{Disk, DiskFile};
-use super::types::{Epoch, Nanos, ReplicaId, Seq, VolumeMeta};
+use super::types::{Epoch, MILLI, Nanos, ReplicaId, Seq, VolumeMeta};
 use super::wire::Message;
+use blocks::Blocks;
+use index::{Held, Index};
+use journal::Journal;
+use state::State;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
@@ -116,77 +140,248 @@ impl SyncJob {
     }
 }
 
+/// How long a replica keeps a new engine from completing anything after it last heard the old one: the old one's read
+/// lease (500 ms) and a tenth for clocks that drift (R14).
+pub const LEASE_GRANT: Nanos = 550 * MILLI;
+
+/// Why a message was not carried out.
+#[derive(Debug)]
+enum Fault {
+    /// The engine broke the protocol, or this session is not the owner.
+    Protocol(&'static str),
+    /// The journal has no room until more is applied; the engine comes again.
+    Full,
+    /// The disk.
+    Io(&'static str, io::Error),
+}
+
+type Outcome = Result<(), Fault>;
+
+/// Marks errors of the disk with what was attempted.
+trait During<T> {
+    fn during(self, what: &'static str) -> Result<T, Fault>;
+}
+
+impl<T> During<T> for io::Result<T> {
+    fn during(self, what: &'static str) -> Result<T, Fault> {
+        self.map_err(|e| Fault::Io(what, e))
+    }
+}
+
 /// The state machine of one replica. All calls are synchronous; the driver serialises them.
 pub struct Replica {
     disk: Box<dyn Disk>,
-    meta: VolumeMeta,
+    settings: ReplicaSettings,
+    state: State,
+    state_file: Arc<dyn DiskFile>,
+    /// Seed of the volume's checksums.
+    seed: u64,
+    journal: Journal,
+    blocks: Blocks,
+    /// Records after `stable`, ascending.
+    recent: VecDeque<Arc<Held>>,
+    recent_index: Index,
+    /// Newest pieces of records in (sweep, `stable`].
+    stable_index: Index,
+    sweep: Option<writeback::Sweep>,
+    /// Everything up to here is durable here and in a quorum.
+    stable: Seq,
+    /// Everything up to here is in place.
+    applied: Seq,
+    /// Everything up to here is in place and synced.
+    applied_synced: Seq,
+    /// Somebody needs everything up to here in place.
+    want_applied: Seq,
+    /// Somebody waits until this is durable.
+    sync_to: Seq,
+    /// When the oldest record that is not synced was received.
+    unsynced_since: Option<Nanos>,
+    /// When the oldest stable record came.
+    stable_since: Option<Nanos>,
+    /// Last append, for the idle header (R10).
+    last_append: Nanos,
+    /// The durable seq that is written in a header.
+    marked: Seq,
+    jobs: sync::Jobs,
+    /// Session of the engine that has the promise.
+    session: Option<u64>,
+    /// The present epoch has begun in the log.
+    adopted: bool,
+    /// A new engine must wait until then (R14).
+    lease_until: Nanos,
+    lease_instance: u128,
+    /// Learner: blocks before it are written; durable up to `state.copy.cursor`.
+    cursor: u64,
+    /// Learner: bytes written since the cursor was persisted.
+    copied: u64,
+    failed: Option<String>,
 }
 
 impl Replica {
-    /// Makes a replica in an empty directory, durably.
-    pub fn format(disk: &dyn Disk, meta: &VolumeMeta, how: FormatAs) -> Result<(), ReplicaError> {
-        let _ = (disk, meta, how);
-        Ok(())
-    }
-
-    /// Opens what [`Replica::format`] made: replays the journal, clears the clean-stop mark.
-    pub fn open(disk: Box<dyn Disk>, settings: ReplicaSettings, now: Nanos) -> Result<Replica, ReplicaError> {
-        let _ = (disk, settings, now);
-        Err(ReplicaError::BadState("not written yet"))
-    }
-
     /// What was given at format.
     pub fn meta(&self) -> &VolumeMeta {
-        let _ = &self.disk;
-        &self.meta
+        &self.state.meta
     }
 
     /// One message of an engine. Sessions are numbers that the driver never uses twice; each is an ordered stream.
     pub fn handle(&mut self, now: Nanos, session: u64, message: Message, out: &mut Vec<ReplicaAction>) {
-        let _ = (now, session, message, out);
+        if let Some(reason) = &self.failed {
+            let reason = reason.clone();
+            out.push(ReplicaAction::Send {
+                session,
+                message: Message::Failed { reason },
+            });
+            return;
+        }
+        match self.dispatch(now, session, message, out) {
+            Ok(()) => {}
+            Err(Fault::Protocol(what)) => {
+                tracing::debug!(volume = %self.state.meta.volume, session, what, "session dropped");
+                out.push(ReplicaAction::Drop { session });
+            }
+            Err(Fault::Full) => out.push(ReplicaAction::Drop { session }),
+            Err(Fault::Io(what, e)) => self.fail(format!("{what}: {e}"), out),
+        }
+    }
+
+    fn dispatch(&mut self, now: Nanos, session: u64, m: Message, out: &mut Vec<ReplicaAction>) -> Outcome {
+        let epoch = match &m {
+            Message::Hello => {
+                let message = Message::Welcome {
+                    id: self.state.meta.id,
+                    incarnation: self.settings.incarnation,
+                    promised: self.state.promised,
+                    failed: false,
+                };
+                out.push(ReplicaAction::Send { session, message });
+                return Ok(());
+            }
+            Message::Prepare { epoch } => return self.prepare(now, session, *epoch, out),
+            Message::Truncate { epoch, .. }
+            | Message::Adopt { epoch, .. }
+            | Message::Append { epoch, .. }
+            | Message::Read { epoch, .. }
+            | Message::FetchLog { epoch, .. }
+            | Message::CopyRead { epoch, .. }
+            | Message::CopyWrite { epoch, .. }
+            | Message::CopyDone { epoch, .. }
+            | Message::Digest { epoch, .. }
+            | Message::Repair { epoch, .. }
+            | Message::Close { epoch } => *epoch,
+            _ => return Err(Fault::Protocol("a message that only replicas send")),
+        };
+        let lower = epoch < self.state.promised;
+        if lower && !self.settings.mutations.r2_accept_lower_epochs {
+            let message = Message::Refused {
+                promised: self.state.promised,
+            };
+            out.push(ReplicaAction::Send { session, message });
+            return Ok(());
+        }
+        if !lower && (epoch != self.state.promised || self.session != Some(session)) {
+            return Err(Fault::Protocol("not the session of the promise"));
+        }
+        self.lease_until = self.lease_until.max(now + LEASE_GRANT);
+        self.lease_instance = epoch.instance;
+        match m {
+            Message::Append {
+                sent_at,
+                commit,
+                sync_to,
+                records,
+                ..
+            } => self.append(
+                now,
+                session,
+                log::Batch {
+                    epoch,
+                    sent_at,
+                    commit,
+                    sync_to,
+                    records,
+                },
+                out,
+            ),
+            Message::Truncate {
+                keep,
+                history,
+                commit,
+                copy_from,
+                blocks,
+                ..
+            } => {
+                let cut = log::Cut {
+                    keep,
+                    history,
+                    commit,
+                    copy_from,
+                    blocks,
+                };
+                self.truncate(now, session, cut, out)
+            }
+            Message::Adopt { history, peers, .. } => self.adopt(session, history, peers, out),
+            Message::Close { .. } => {
+                self.lease_until = 0;
+                self.session = None;
+                Ok(())
+            }
+            Message::CopyWrite {
+                request,
+                cursor,
+                blocks,
+                data,
+                ..
+            } => self.copy_write(session, request, cursor, &blocks, &data, out),
+            Message::CopyDone { end, .. } => self.copy_done(session, end, out),
+            Message::Repair { seen, good, data, .. } => self.repair(&seen, &good, &data),
+            m => self.serve(now, session, m, out),
+        }
     }
 
     /// A session ended.
     pub fn disconnected(&mut self, session: u64) {
-        let _ = session;
+        if self.session == Some(session) {
+            self.session = None;
+        }
     }
 
-    /// A sync that should run now, if there is one. Ask again after each [`Replica::handle`] batch,
-    /// [`Replica::synced`] and [`Replica::background`] until it returns none. Up to two jobs (journal and write-back)
-    /// are outstanding at a time; they may run in parallel.
-    pub fn begin_sync(&mut self, now: Nanos) -> Option<SyncJob> {
-        let _ = now;
-        None
+    fn fail(&mut self, reason: String, out: &mut Vec<ReplicaAction>) {
+        tracing::error!(volume = %self.state.meta.volume, id = %self.state.meta.id, %reason, "replica failed");
+        if let Some(session) = self.session.take() {
+            let message = Message::Failed {
+                reason: reason.clone(),
+            };
+            out.push(ReplicaAction::Send { session, message });
+        }
+        self.failed = Some(reason);
     }
 
-    /// The result of a job. After an error the replica is failed for good.
-    pub fn synced(&mut self, now: Nanos, ticket: u64, result: io::Result<()>, out: &mut Vec<ReplicaAction>) {
-        let _ = (now, ticket, result, out);
-    }
-
-    /// Does a bounded slice of background work (write-back) and says when to call again; none: only after
-    /// something else happened.
-    pub fn background(&mut self, now: Nanos) -> Option<Nanos> {
-        let _ = now;
-        None
+    fn persist(&mut self) -> Outcome {
+        self.state.log_end = self.journal.end.min(self.journal.durable);
+        self.state.generation = self.journal.generation;
+        self.state.commit = self.journal.commit;
+        self.state
+            .store(&self.state_file)
+            .during("writing the replica's state")
     }
 
     /// What it knows about itself; reads no disk except for `used_bytes`.
     pub fn status(&self) -> ReplicaStatus {
+        let state = match (&self.failed, self.state.blank, &self.state.copy) {
+            (Some(_), _, _) => ReplicaState::Failed,
+            (None, true, _) => ReplicaState::Learner,
+            (None, false, Some(_)) => ReplicaState::CatchingUp,
+            (None, false, None) => ReplicaState::Complete,
+        };
         ReplicaStatus {
-            id: self.meta.id,
-            state: ReplicaState::Failed,
-            promised: Epoch::ZERO,
-            received_seq: 0,
-            durable_seq: 0,
-            size_bytes: 0,
-            used_bytes: 0,
-            engine_session: None,
+            id: self.state.meta.id,
+            state,
+            promised: self.state.promised,
+            received_seq: self.journal.end,
+            durable_seq: self.journal.durable,
+            size_bytes: self.state.blocks * super::types::BLOCK as u64,
+            used_bytes: self.blocks.data.allocated().unwrap_or(0),
+            engine_session: self.session,
         }
-    }
-
-    /// Makes everything durable and leaves the clean-stop mark. The replica must not be used after.
-    pub fn stop_clean(&mut self) -> Result<(), ReplicaError> {
-        Ok(())
     }
 }

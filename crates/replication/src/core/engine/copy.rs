@@ -1,0 +1,190 @@
+//! Catching up by extents (R15): blocks newer than what the learner has, read from the applied state of a complete
+//! member and written to the learner, piece by piece, while the stream goes on.
+
+use super::Engine;
+use super::peer::Stage;
+use crate::core::types::{MILLI, Nanos, Seq};
+use crate::core::wire::{BlockEntry, Message};
+use bytes::Bytes;
+
+/// `CopyWrite` messages without an answer.
+const WRITES: u32 = 2;
+/// The source has not applied enough yet: ask again after so long.
+const RETRY: Nanos = 10 * MILLI;
+/// Nanoseconds for each copied KiB: about 250 MB/s, so that one learner does not take the whole network.
+const PACE_PER_KIB: Nanos = 4_000;
+
+/// One learner's copy.
+pub(super) struct CopyTask {
+    pieces: Vec<(u64, Seq)>,
+    /// Next block to read.
+    position: u64,
+    /// The source must have applied everything up to here. At least the highest version that the learner may have
+    /// from an earlier source, so that versions never go back.
+    need: Seq,
+    /// (request, source) of a `CopyRead`.
+    reading: Option<(u64, usize)>,
+    writing: u32,
+    not_before: Nanos,
+    done_sent: bool,
+}
+
+impl CopyTask {
+    pub fn new(pieces: Vec<(u64, Seq)>, cursor: u64, need: Seq) -> CopyTask {
+        CopyTask {
+            pieces,
+            position: cursor,
+            need,
+            reading: None,
+            writing: 0,
+            not_before: 0,
+            done_sent: false,
+        }
+    }
+
+    pub fn source_lost(&mut self, member: usize) {
+        self.reading = self.reading.filter(|(_, source)| *source != member);
+    }
+
+    /// Blocks not looked at yet.
+    pub fn left(&self) -> u64 {
+        self.end().saturating_sub(self.position)
+    }
+
+    fn end(&self) -> u64 {
+        self.pieces.last().map_or(0, |p| p.0)
+    }
+
+    pub fn deadline(&self) -> Option<Nanos> {
+        (self.reading.is_none() && self.position < self.end() && self.writing < WRITES && self.not_before > 0)
+            .then_some(self.not_before)
+    }
+}
+
+impl Engine {
+    pub(super) fn advance_copies(&mut self) {
+        for member in 0..self.peers.len() {
+            let ready = matches!(
+                self.peers[member].stage,
+                Stage::Filling | Stage::Adopting | Stage::Live
+            );
+            if ready && self.peers[member].copy.is_some() {
+                self.advance_copy(member);
+            }
+        }
+    }
+
+    fn advance_copy(&mut self, member: usize) {
+        let durable = self.stream.durable;
+        let sources = (0..self.peers.len()).filter(|i| *i != member && self.good_end(*i) >= durable);
+        let home = self.settings.home;
+        let source = sources.max_by_key(|i| (self.good_end(*i), Some(*i) != home));
+        let received = self.peers[member].received;
+        let live = self.peers[member].stage == Stage::Live;
+        let request = self.next_request + 1;
+        let Some(copy) = &mut self.peers[member].copy else {
+            return;
+        };
+        if copy.position >= copy.end() {
+            if copy.writing == 0 && live && received >= copy.need && !copy.done_sent {
+                copy.done_sent = true;
+                let (epoch, end) = (self.epoch, copy.need);
+                self.ask(member);
+                self.send(member, Message::CopyDone { epoch, end });
+            }
+            return;
+        }
+        let Some(source) = source else { return };
+        if copy.reading.is_some() || copy.writing >= WRITES || self.now < copy.not_before {
+            return;
+        }
+        let piece = copy.pieces.iter().find(|p| p.0 > copy.position);
+        let Some(&(to, have)) = piece else { return };
+        let (from, applied) = (copy.position, copy.need);
+        self.next_request = request;
+        copy.reading = Some((request, source));
+        let epoch = self.epoch;
+        if self.peers[source].told_commit < applied {
+            // The source applies only what it knows to be durable in a quorum.
+            self.append(source, Vec::new());
+        }
+        self.ask(source);
+        self.send(
+            source,
+            Message::CopyRead {
+                epoch,
+                request,
+                from,
+                to,
+                have,
+                applied,
+            },
+        );
+    }
+
+    pub(super) fn copy_data(
+        &mut self,
+        source: usize,
+        request: u64,
+        next: u64,
+        applied: Seq,
+        blocks: Vec<BlockEntry>,
+        data: Bytes,
+    ) {
+        self.answered(source);
+        let now = self.now;
+        let reads = |p: &super::Peer| {
+            p.copy
+                .as_ref()
+                .is_some_and(|c| c.reading == Some((request, source)))
+        };
+        let Some(member) = self.peers.iter().position(reads) else {
+            return;
+        };
+        let Some(copy) = &mut self.peers[member].copy else {
+            return;
+        };
+        copy.reading = None;
+        if next <= copy.position {
+            copy.not_before = now + RETRY;
+            return;
+        }
+        copy.not_before = now + PACE_PER_KIB * (data.len() as u64 >> 10);
+        copy.position = next;
+        copy.need = copy.need.max(applied);
+        copy.writing += 1;
+        let (epoch, cursor, write) = (self.epoch, next, request);
+        self.ask(member);
+        self.send(
+            member,
+            Message::CopyWrite {
+                epoch,
+                request: write,
+                cursor,
+                blocks,
+                data,
+            },
+        );
+    }
+
+    pub(super) fn copy_written(&mut self, member: usize, _request: u64) {
+        self.answered(member);
+        if let Some(copy) = &mut self.peers[member].copy {
+            copy.writing = copy.writing.saturating_sub(1);
+        }
+    }
+
+    pub(super) fn copy_completed(&mut self, member: usize) {
+        self.answered(member);
+        let peer = &mut self.peers[member];
+        if peer.copy.as_ref().is_some_and(|c| c.done_sent) {
+            peer.copy = None;
+            peer.learner = false;
+            peer.lost_at = None;
+            if let Some(promise) = &mut peer.promise {
+                promise.blank = false;
+                promise.copying = false;
+            }
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Bringing one member into the epoch: cut its log to the common part, fill it to the recovery point, begin the epoch.
+//! The same for the members that promised first and for those that come later.
+
+use super::copy::CopyTask;
+use super::peer::Stage;
+use super::{Engine, EngineAction};
+use crate::core::types::Seq;
+use crate::core::wire::{Message, PeerMemory, Record};
+
+impl Engine {
+    pub(super) fn advance_joins(&mut self) {
+        if self.plan.is_none() {
+            return;
+        }
+        for member in 0..self.peers.len() {
+            match self.peers[member].stage {
+                Stage::Promised => self.begin_join(member),
+                Stage::Filling => self.check_filled(member),
+                Stage::Live => {}
+                _ => continue,
+            }
+            let peer = &self.peers[member];
+            if peer.must_copy && peer.outstanding == 0 && matches!(peer.stage, Stage::Filling | Stage::Live) {
+                let keep = peer.received;
+                self.begin_copy(member, keep);
+            }
+        }
+    }
+
+    fn begin_join(&mut self, member: usize) {
+        let (Some(plan), Some(promise)) = (&self.plan, &self.peers[member].promise) else {
+            return;
+        };
+        let keep = promise
+            .history
+            .common(promise.end, &plan.history, self.stream.last);
+        let in_memory = keep + 1 >= self.stream.base;
+        let in_journal = self.peers.iter().enumerate().any(|(i, p)| {
+            i != member
+                && self.good_end(i) > keep
+                && p.promise.as_ref().is_some_and(|p| p.journal_first <= keep + 1)
+        });
+        // Applied beyond the common log: its blocks are of a log that did not continue.
+        let wrong = promise.commit > keep && !promise.copying && promise.end > keep;
+        if !wrong && (in_memory || in_journal || keep == self.stream.last) {
+            let history = plan.history.cut(keep);
+            self.truncate(member, keep, history, None);
+        } else {
+            self.begin_copy(member, keep);
+        }
+    }
+
+    /// Makes a member a learner whose stream begins at the durable commit.
+    fn begin_copy(&mut self, member: usize, keep: Seq) {
+        let Some(plan) = &self.plan else { return };
+        let from = self.stream.durable.max(keep);
+        let history = plan.history.cut(from);
+        self.peers[member].must_copy = false;
+        self.truncate(member, keep, history, Some(from));
+    }
+
+    fn truncate(
+        &mut self,
+        member: usize,
+        keep: Seq,
+        history: crate::core::types::History,
+        copy: Option<Seq>,
+    ) {
+        let peer = &mut self.peers[member];
+        peer.stage = Stage::Truncating;
+        peer.copy = None;
+        peer.fetch = None;
+        let message = Message::Truncate {
+            epoch: self.epoch,
+            keep,
+            history,
+            commit: self.stream.durable,
+            copy_from: copy,
+            blocks: self.blocks,
+        };
+        self.send(member, message);
+    }
+
+    pub(super) fn truncated(&mut self, member: usize, end: Seq, pieces: Vec<(u64, Seq)>, cursor: u64) {
+        let need = self.stream.durable;
+        let peer = &mut self.peers[member];
+        if peer.stage != Stage::Truncating {
+            return;
+        }
+        peer.stage = Stage::Filling;
+        peer.received = end;
+        peer.durable = end;
+        peer.next = end + 1;
+        peer.outstanding = 0;
+        peer.learner = !pieces.is_empty();
+        peer.copy = (!pieces.is_empty()).then(|| CopyTask::new(pieces, cursor, need));
+        self.check_filled(member);
+    }
+
+    fn check_filled(&mut self, member: usize) {
+        let Some(plan) = &self.plan else { return };
+        let peer = &self.peers[member];
+        if peer.received < plan.recovery || peer.outstanding > 0 {
+            return;
+        }
+        let history = plan.history.clone();
+        let peers = self
+            .settings
+            .members
+            .iter()
+            .zip(&self.peers)
+            .filter_map(|(m, p)| {
+                let promise = p.promise.as_ref()?;
+                let durable = p.durable.min(self.stream.durable);
+                Some(PeerMemory {
+                    id: m.id,
+                    starts: promise.starts,
+                    promised: self.epoch,
+                    durable,
+                })
+            });
+        let message = Message::Adopt {
+            epoch: self.epoch,
+            history,
+            peers: peers.collect(),
+        };
+        self.peers[member].stage = Stage::Adopting;
+        self.send(member, message);
+    }
+
+    pub(super) fn adopted(&mut self, member: usize, end: Seq) {
+        let peer = &mut self.peers[member];
+        if peer.stage != Stage::Adopting {
+            return;
+        }
+        if end != peer.received {
+            self.lost(member);
+            self.out.push(EngineAction::Reconnect { member });
+            return;
+        }
+        peer.stage = Stage::Live;
+        peer.durable = end;
+        if !peer.learner {
+            peer.lost_at = None;
+        }
+    }
+
+    /// The last record of the log that this member surely has and may hand to others; 0 for none.
+    pub(super) fn good_end(&self, member: usize) -> Seq {
+        let peer = &self.peers[member];
+        if peer.learner && !self.settings.mutations.r5_learner_is_source {
+            return 0;
+        }
+        match &self.plan {
+            Some(_) if peer.stage == Stage::Live => peer.received,
+            Some(plan) if plan.source == member && peer.is_ours() => plan.recovery,
+            _ => 0,
+        }
+    }
+
+    /// Asks a complete member for records that are no longer in memory.
+    pub(super) fn fetch(&mut self, member: usize, from: Seq, to: Seq) {
+        let sources = (0..self.peers.len()).filter(|i| *i != member && self.good_end(*i) >= from);
+        let Some(source) = sources.max_by_key(|i| self.good_end(*i)) else {
+            return;
+        };
+        let request = self.request_id();
+        self.peers[member].fetch = Some((request, source));
+        let to = to.min(self.good_end(source));
+        let epoch = self.epoch;
+        self.ask(source);
+        self.send(
+            source,
+            Message::FetchLog {
+                epoch,
+                request,
+                from,
+                to,
+            },
+        );
+    }
+
+    pub(super) fn fetched(&mut self, source: usize, request: u64, records: Vec<Record>) {
+        self.answered(source);
+        let found = self.peers.iter().position(|p| p.fetch == Some((request, source)));
+        let Some(member) = found else { return };
+        self.peers[member].fetch = None;
+        let usable = matches!(self.peers[member].stage, Stage::Filling | Stage::Live);
+        if !usable {
+            return;
+        }
+        if records.first().is_none_or(|r| r.seq != self.peers[member].next) {
+            self.peers[member].must_copy = true;
+            return;
+        }
+        self.append(member, records);
+    }
+}

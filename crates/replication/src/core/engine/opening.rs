@@ -1,0 +1,270 @@
+//! Becoming the volume's engine: greeting, promises, the choice of the log.
+
+use super::peer::{Peer, Stage};
+use super::{Engine, EngineAction, Phase, Plan};
+use crate::core::types::{Epoch, MILLI, Nanos, SECOND, Seq};
+use crate::core::wire::{Message, Promise};
+
+/// With fewer than a majority of promises that are not lossy, the third member has so long to come (R4).
+pub(super) const LOSSY_GRACE: Nanos = 5 * SECOND;
+/// Shortest pause before another attempt after a refusal; random up to eight times as much, so that of two engines that
+/// race one wins.
+const RETRY: Nanos = 20 * MILLI;
+
+impl Engine {
+    pub(super) fn connected(&mut self, member: usize, session: u64) {
+        if self.peers[member].session.is_some() {
+            self.lost(member);
+        }
+        let peer = &mut self.peers[member];
+        peer.session = Some(session);
+        peer.stage = Stage::Greeting;
+        peer.heard = self.now;
+        if !matches!(self.phase, Phase::Deposed | Phase::Closed) {
+            self.send(member, Message::Hello);
+        }
+    }
+
+    /// The session to a member is gone.
+    pub(super) fn lost(&mut self, member: usize) {
+        let old = std::mem::take(&mut self.peers[member]);
+        let was_ours = old.is_ours();
+        let written = self.stream.written;
+        let lost_at = old.lost_at.or(Some(written.saturating_sub(self.lag_bytes(&old))));
+        self.peers[member] = Peer {
+            durable: old.durable,
+            lost_at,
+            ..Peer::default()
+        };
+        for peer in &mut self.peers {
+            peer.fetch = peer.fetch.filter(|(_, source)| *source != member);
+            if let Some(copy) = &mut peer.copy {
+                copy.source_lost(member);
+            }
+        }
+        self.reads_lost(member);
+        self.verify_lost();
+        // The chosen log is gone before a majority held it: choose again, in a new epoch, because the old one may
+        // have begun somewhere at the old recovery point.
+        let source_lost = self.plan.as_ref().is_some_and(|p| p.source == member);
+        if self.phase == Phase::Opening && was_ours && source_lost {
+            self.plan = None;
+            self.retry_at = Some(self.now + RETRY);
+        }
+    }
+
+    pub(super) fn check_silence(&mut self) {
+        for member in 0..self.peers.len() {
+            if self.peers[member]
+                .silence_deadline()
+                .is_some_and(|t| t <= self.now)
+            {
+                self.lost(member);
+                self.out.push(EngineAction::Reconnect { member });
+            }
+        }
+    }
+
+    pub(super) fn welcome(&mut self, member: usize, promised: Epoch, failed: bool) {
+        if self.peers[member].stage != Stage::Greeting {
+            return;
+        }
+        if failed {
+            self.peers[member].stage = Stage::Failed;
+            return;
+        }
+        self.peers[member].stage = Stage::Greeted;
+        self.seen = self.seen.max(promised.counter);
+        if self.epoch != Epoch::ZERO && promised > self.epoch {
+            self.refused(member, promised);
+        } else if self.epoch != Epoch::ZERO {
+            self.prepare(member);
+        }
+    }
+
+    fn prepare(&mut self, member: usize) {
+        self.peers[member].stage = Stage::Preparing;
+        let epoch = self.epoch;
+        self.send(member, Message::Prepare { epoch });
+    }
+
+    pub(super) fn refused(&mut self, member: usize, promised: Epoch) {
+        self.seen = self.seen.max(promised.counter);
+        if promised <= self.epoch || self.peers[member].session.is_none() {
+            return;
+        }
+        match self.phase {
+            Phase::Opening => {
+                // Try again above it, not at once: it may belong to an engine that is being opened elsewhere.
+                self.peers[member].stage = Stage::Greeted;
+                if self.retry_at.is_none() {
+                    let pause = RETRY + self.rng.below(RETRY << self.attempts.min(3));
+                    self.retry_at = Some(self.now + pause);
+                }
+            }
+            Phase::Open => {
+                self.peers[member].stage = Stage::Refused;
+                self.reads_lost(member);
+                let refused = self.peers.iter().filter(|p| p.stage == Stage::Refused).count();
+                if refused > self.peers.len() - self.quorum() {
+                    self.depose();
+                }
+            }
+            Phase::Deposed | Phase::Closed => {}
+        }
+    }
+
+    pub(super) fn advance_opening(&mut self) {
+        if self.phase != Phase::Opening {
+            return;
+        }
+        let first = self.epoch == Epoch::ZERO
+            && self.peers.iter().filter(|p| p.stage == Stage::Greeted).count() >= self.quorum();
+        if first || self.retry_at.is_some_and(|t| t <= self.now) {
+            self.attempt();
+        }
+        if self.plan.is_none() && self.retry_at.is_none() {
+            self.choose();
+        }
+    }
+
+    /// Asks everybody for a new epoch. Never the same epoch again: it may have begun somewhere.
+    fn attempt(&mut self) {
+        self.retry_at = None;
+        self.attempts += 1;
+        self.plan = None;
+        self.majority_since = None;
+        self.epoch = Epoch {
+            counter: self.seen.max(self.epoch.counter) + 1,
+            instance: self.settings.instance,
+        };
+        self.seen = self.epoch.counter;
+        for member in 0..self.peers.len() {
+            let asked = !matches!(
+                self.peers[member].stage,
+                Stage::Absent | Stage::Greeting | Stage::Failed
+            );
+            if asked {
+                let old = std::mem::take(&mut self.peers[member]);
+                self.peers[member] = Peer {
+                    session: old.session,
+                    durable: old.durable,
+                    heard: old.heard,
+                    lost_at: old.lost_at,
+                    ..Peer::default()
+                };
+                self.prepare(member);
+            }
+        }
+    }
+
+    pub(super) fn promised(&mut self, member: usize, promise: Promise) {
+        let peer = &mut self.peers[member];
+        if promise.epoch != self.epoch || peer.stage != Stage::Preparing {
+            return;
+        }
+        let until = self.now + promise.lease;
+        if self.phase == Phase::Opening {
+            self.open_not_before = self.open_not_before.max(until);
+        }
+        peer.learner = promise.copying;
+        peer.stage = Stage::Promised;
+        peer.promise = Some(promise);
+    }
+
+    /// Chooses the log once enough members have promised.
+    fn choose(&mut self) {
+        let promises: Vec<(usize, &Promise)> = self
+            .peers
+            .iter()
+            .enumerate()
+            .filter(|(_, p)| p.is_ours())
+            .filter_map(|(i, p)| p.promise.as_ref().map(|promise| (i, promise)))
+            .collect();
+        let voters: Vec<(usize, &Promise)> = promises
+            .iter()
+            .copied()
+            .filter(|(_, p)| !p.blank && !rolled_back(p, &promises))
+            .collect();
+        let all = voters.len() == self.peers.len();
+        if voters.len() < self.quorum() {
+            self.waiting = Some("fewer than a majority of replicas answer");
+            return;
+        }
+        let since = *self.majority_since.get_or_insert(self.now);
+        // The log's epoch first: a longer log of an older epoch was not seen by a majority.
+        let key = |p: &Promise| (p.history.last_epoch(), p.end);
+        let learners_too = self.settings.mutations.r5_learner_is_source;
+        let complete: Vec<(usize, &Promise)> = voters
+            .iter()
+            .copied()
+            .filter(|(_, p)| !p.copying || learners_too)
+            .collect();
+        let Some((source, best)) = complete.iter().copied().max_by_key(|(_, p)| key(p)) else {
+            self.waiting = Some("no replica that answers is complete");
+            return;
+        };
+        let ahead = voters.iter().any(|(_, p)| p.copying && key(p) > key(best));
+        if ahead && complete.len() < self.quorum() && !all {
+            self.waiting = Some("only a replica that is catching up has the end of the log");
+            return;
+        }
+        let sound = voters.iter().filter(|(_, p)| !p.lossy).count();
+        if sound < self.quorum() && !all && self.now < since + LOSSY_GRACE {
+            self.waiting = Some("a replica lost its memory; waiting for the third");
+            return;
+        }
+        let flushed: Seq = promises.iter().map(|(_, p)| p.flushed).max().unwrap_or(0);
+        if best.end < flushed {
+            self.waiting = Some("flushed data is missing; waiting for the replica that has it");
+            return;
+        }
+        if sound < self.quorum() && !all {
+            tracing::warn!(volume = %self.settings.volume, end = best.end,
+                "opened as after a power cut: writes that were not flushed may be lost");
+        }
+        let mut history = best.history.clone();
+        history.push(self.epoch, best.end + 1);
+        let (recovery, blocks) = (best.end, best.blocks);
+        self.blocks = blocks;
+        self.stream.restart(recovery, flushed);
+        self.plan = Some(Plan {
+            recovery,
+            history,
+            source,
+        });
+        self.waiting = Some("bringing a majority of replicas to the end of the log");
+    }
+
+    /// Exposes the device once a majority holds the log up to the recovery point and has begun the epoch (R3).
+    pub(super) fn check_open(&mut self) {
+        if self.phase != Phase::Opening || self.plan.is_none() || self.now < self.open_not_before {
+            return;
+        }
+        let ours = self.peers.iter().filter(|p| p.is_ours()).count();
+        let unlevelled = self.settings.mutations.r3_expose_unlevelled && ours >= self.quorum();
+        if self.complete_live() < self.quorum() && !unlevelled {
+            return;
+        }
+        self.phase = Phase::Open;
+        self.waiting = None;
+        if let Some(plan) = &self.plan {
+            self.stream.durable = self.stream.durable.max(plan.recovery);
+            self.stream.committed = self.stream.committed.max(plan.recovery);
+        }
+        let size_bytes = self.blocks * crate::core::types::BLOCK as u64;
+        self.out.push(EngineAction::Opened {
+            epoch: self.epoch,
+            size_bytes,
+        });
+    }
+}
+
+/// Another member remembers more of this one than it has itself: its disk was set back (R7).
+fn rolled_back(p: &Promise, promises: &[(usize, &Promise)]) -> bool {
+    promises
+        .iter()
+        .filter(|(_, other)| other.id != p.id)
+        .flat_map(|(_, other)| &other.peers)
+        .any(|memory| memory.id == p.id && memory.starts > p.starts)
+}

@@ -1,0 +1,217 @@
+//! Which journal record has the newest content of a block: a map of disjoint block ranges.
+
+use crate::core::types::Seq;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Where a record lies in the journal.
+#[derive(Debug)]
+pub struct Held {
+    /// Position in the log.
+    pub seq: Seq,
+    /// First block.
+    pub block: u64,
+    /// How many blocks.
+    pub count: u64,
+    /// What it does there.
+    pub kind: HeldKind,
+}
+
+/// What a record in the journal does.
+#[derive(Debug)]
+pub enum HeldKind {
+    /// Data of `crcs.len()` blocks at `offset` of journal slot `slot`.
+    Data {
+        /// Index of the slot.
+        slot: usize,
+        /// Byte offset in the slot's file.
+        offset: u64,
+        /// Salted checksums.
+        crcs: Vec<u32>,
+    },
+    /// Zeroes.
+    Zero {
+        /// Space may be freed.
+        discard: bool,
+    },
+    /// The volume has `blocks` blocks from here on.
+    Resize {
+        /// Blocks.
+        blocks: u64,
+    },
+}
+
+/// Part of a record that is still the newest for its blocks.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// First block.
+    pub start: u64,
+    /// Block after the last.
+    pub end: u64,
+    /// The record.
+    pub held: Arc<Held>,
+}
+
+/// The map.
+#[derive(Debug, Default)]
+pub struct Index {
+    map: BTreeMap<u64, (u64, Arc<Held>)>,
+    blocks: u64,
+}
+
+impl Index {
+    /// Nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    /// Blocks covered by records with data.
+    pub fn data_blocks(&self) -> u64 {
+        self.blocks
+    }
+
+    fn weight(held: &Held, start: u64, end: u64) -> u64 {
+        if matches!(held.kind, HeldKind::Data { .. }) {
+            end - start
+        } else {
+            0
+        }
+    }
+
+    fn put(&mut self, start: u64, end: u64, held: Arc<Held>) {
+        self.blocks += Self::weight(&held, start, end);
+        self.map.insert(start, (end, held));
+    }
+
+    fn take(&mut self, start: u64) -> Option<(u64, Arc<Held>)> {
+        let (end, held) = self.map.remove(&start)?;
+        self.blocks -= Self::weight(&held, start, end);
+        Some((end, held))
+    }
+
+    /// Removes everything in the range, splitting what sticks out.
+    fn clear(&mut self, start: u64, end: u64) {
+        if let Some((&s, (e, _))) = self.map.range(..start).next_back()
+            && *e > start
+        {
+            let (e, held) = self.take(s).expect("the key was just seen");
+            self.put(s, start, held.clone());
+            if e > end {
+                self.put(end, e, held);
+            }
+        }
+        let keys: Vec<u64> = self.map.range(start..end).map(|(k, _)| *k).collect();
+        for key in keys {
+            let (e, held) = self.take(key).expect("the key was just seen");
+            if e > end {
+                self.put(end, e, held);
+            }
+        }
+    }
+
+    /// A record that is newer than everything in the map.
+    pub fn insert(&mut self, held: &Arc<Held>) {
+        if held.count == 0 {
+            return;
+        }
+        let (start, end) = (held.block, held.block + held.count);
+        self.clear(start, end);
+        self.put(start, end, held.clone());
+    }
+
+    /// Forgets the pieces of one record.
+    pub fn remove(&mut self, held: &Held) {
+        let end = held.block + held.count;
+        let keys: Vec<u64> = self
+            .map
+            .range(held.block..end)
+            .filter(|(_, (_, h))| h.seq == held.seq)
+            .map(|(k, _)| *k)
+            .collect();
+        for key in keys {
+            self.take(key);
+        }
+    }
+
+    /// The pieces in a range, clipped to it, ascending.
+    pub fn lookup(&self, start: u64, end: u64) -> Vec<Piece> {
+        let mut found = Vec::new();
+        if let Some((_, (e, held))) = self.map.range(..start).next_back()
+            && *e > start
+        {
+            found.push(Piece {
+                start,
+                end: (*e).min(end),
+                held: held.clone(),
+            });
+        }
+        for (s, (e, held)) in self.map.range(start..end) {
+            found.push(Piece {
+                start: *s,
+                end: (*e).min(end),
+                held: held.clone(),
+            });
+        }
+        found
+    }
+
+    /// Takes the lowest piece, at most `max` blocks of it.
+    pub fn pop_first(&mut self, max: u64) -> Option<Piece> {
+        let (&start, _) = self.map.first_key_value()?;
+        let (end, held) = self.take(start).expect("the key was just seen");
+        let cut = end.min(start + max);
+        if cut < end {
+            self.put(cut, end, held.clone());
+        }
+        Some(Piece {
+            start,
+            end: cut,
+            held,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::rng::Rng;
+
+    #[test]
+    fn the_newest_record_of_a_block_wins() {
+        for seed in 0..200 {
+            let mut rng = Rng::new(seed);
+            let mut index = Index::default();
+            let mut model = vec![0u64; 64];
+            let mut all = Vec::new();
+            for seq in 1..40 {
+                let block = rng.below(60);
+                let count = 1 + rng.below(64 - block);
+                let kind = HeldKind::Zero { discard: false };
+                let held = Arc::new(Held {
+                    seq,
+                    block,
+                    count,
+                    kind,
+                });
+                index.insert(&held);
+                model[block as usize..(block + count) as usize].fill(seq);
+                all.push(held);
+                if rng.percent(20) {
+                    let gone = all.swap_remove(rng.below(all.len() as u64) as usize);
+                    index.remove(&gone);
+                    model.iter_mut().filter(|s| **s == gone.seq).for_each(|s| *s = 0);
+                }
+            }
+            let (from, to) = (rng.below(32), 32 + rng.below(32));
+            let mut seen = vec![0u64; 64];
+            for p in index.lookup(from, to) {
+                seen[p.start as usize..p.end as usize].fill(p.held.seq);
+            }
+            assert_eq!(
+                seen[from as usize..to as usize],
+                model[from as usize..to as usize],
+                "seed {seed}"
+            );
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The learner's side of catching up by extents (R15), and repair of single blocks.
+
+use super::blocks::Entry;
+use super::{During, Fault, Outcome, Replica, ReplicaAction};
+use crate::core::checksum;
+use crate::core::types::{BLOCK, Seq};
+use crate::core::wire::{BlockEntry, BlockKind, Message};
+use bytes::Bytes;
+
+impl Replica {
+    /// Copied blocks come from applied state of the source, so they never contain what could still be dropped.
+    /// Where the stream has brought something newer already, it stays.
+    pub(super) fn copy_write(
+        &mut self,
+        session: u64,
+        request: u64,
+        cursor: u64,
+        blocks: &[BlockEntry],
+        data: &Bytes,
+        out: &mut Vec<ReplicaAction>,
+    ) -> Outcome {
+        if self.state.copy.is_none() {
+            return Err(Fault::Protocol("a copy for a replica that is no learner"));
+        }
+        let mut at = 0;
+        for b in blocks {
+            let len = if b.kind == BlockKind::Data { BLOCK } else { 0 };
+            let bytes = data
+                .get(at..at + len)
+                .ok_or(Fault::Protocol("a copy without its data"))?;
+            at += len;
+            if b.kind == BlockKind::Data && checksum::block(self.seed, b.block, b.version, bytes) != b.crc {
+                return Err(Fault::Protocol("a copied block was damaged on its way"));
+            }
+            let old = self.blocks.entries(b.block, 1).during("reading entries")?[0];
+            // Applied at the source means durable in a quorum.
+            self.journal.commit = self.journal.commit.max(b.version);
+            if self.newer(&old, b.version) {
+                continue;
+            }
+            match b.kind {
+                BlockKind::Data => {
+                    let entry = Entry::data(b.version, b.crc);
+                    self.blocks
+                        .write(b.block, &[entry], Some(&[bytes]))
+                        .during("writing blocks")?;
+                }
+                BlockKind::Zero => {
+                    if old.is_data() {
+                        self.blocks.punch(b.block, 1).during("freeing blocks")?;
+                    }
+                    self.blocks
+                        .write(b.block, &[Entry::zero(b.version)], None)
+                        .during("writing entries")?;
+                }
+                // No good copy yet: remember what should be here, so that a read finds it bad and looks elsewhere.
+                BlockKind::Bad => {
+                    let entry = Entry::data(b.version, b.crc);
+                    let nothing = [0u8; BLOCK];
+                    self.blocks
+                        .write(b.block, &[entry], Some(&[&nothing]))
+                        .during("writing blocks")?;
+                }
+            }
+            self.copied += BLOCK as u64;
+        }
+        self.cursor = self.cursor.max(cursor);
+        out.push(ReplicaAction::Send {
+            session,
+            message: Message::CopyWritten { request },
+        });
+        Ok(())
+    }
+
+    pub(super) fn copy_done(&mut self, session: u64, end: Seq, out: &mut Vec<ReplicaAction>) -> Outcome {
+        if self.state.copy.is_some() {
+            if self.journal.end < end || !self.adopted {
+                return Err(Fault::Protocol("the stream is not as far as the copy"));
+            }
+            if !self.settings.mutations.r15_complete_unsynced {
+                self.blocks.sync().during("syncing the blocks")?;
+                self.journal.sync_all().during("syncing the journal")?;
+            }
+            self.state.copy = None;
+            self.state.blank = false;
+            self.state.lossy = false;
+            self.persist()?;
+        }
+        let message = Message::CopyCompleted {
+            epoch: self.state.promised,
+            end: self.journal.end,
+        };
+        out.push(ReplicaAction::Send { session, message });
+        Ok(())
+    }
+
+    /// Writes a good copy over one that was reported bad, unless the block has moved on (R13).
+    pub(super) fn repair(&mut self, seen: &BlockEntry, good: &BlockEntry, data: &Bytes) -> Outcome {
+        if self.state.copy.is_some() || !self.adopted || good.kind == BlockKind::Bad {
+            return Ok(());
+        }
+        let in_journal = |index: &super::Index| !index.lookup(seen.block, seen.block + 1).is_empty();
+        let held = in_journal(&self.recent_index)
+            || in_journal(&self.stable_index)
+            || self.sweep.as_ref().is_some_and(|s| in_journal(&s.index));
+        let now = self.blocks.entries(seen.block, 1).during("reading entries")?[0];
+        let moved = now.version != seen.version || now.crc != seen.crc;
+        let rot = now.version > self.journal.commit || !(now.is_data() || now.is_zero());
+        let fits = good.version <= self.applied && (good.version >= now.version || rot);
+        if held || moved || !fits || good.block != seen.block {
+            return Ok(());
+        }
+        match good.kind {
+            BlockKind::Data if data.len() == BLOCK => {
+                if checksum::block(self.seed, good.block, good.version, data) != good.crc {
+                    return Err(Fault::Protocol("a repair was damaged on its way"));
+                }
+                let entry = Entry::data(good.version, good.crc);
+                self.blocks
+                    .write(good.block, &[entry], Some(&[data]))
+                    .during("writing blocks")?;
+            }
+            BlockKind::Zero => {
+                let entry = if good.version == 0 {
+                    Entry::default()
+                } else {
+                    Entry::zero(good.version)
+                };
+                self.blocks
+                    .write(good.block, &[entry], None)
+                    .during("writing entries")?;
+            }
+            _ => return Err(Fault::Protocol("a repair without its data")),
+        }
+        tracing::info!(volume = %self.state.meta.volume, id = %self.state.meta.id, block = good.block, "repaired");
+        Ok(())
+    }
+}
