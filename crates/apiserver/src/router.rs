@@ -65,10 +65,7 @@ async fn answer(
 ) -> Result<Response, Status> {
     let user = authenticate(server, peer.as_deref(), request.headers()).await?;
     let user = impersonate::apply(server, user, request.headers())?;
-    let wanted = Attributes {
-        fields: query.get("fieldSelector").unwrap_or_default().into(),
-        ..(&info).into()
-    };
+    let wanted = Attributes::from(&info).with_fields(query.get("fieldSelector").unwrap_or_default());
     if let Err(reason) = server.authorizer.allows(&server.store, &user, &wanted) {
         if user.is_anonymous() {
             return Err(Status::unauthorized());
