@@ -58,9 +58,12 @@ pub enum VolumeCommand {
 /// Where the engine is, and how to print.
 #[derive(Debug, Args)]
 pub struct CommonArgs {
-    /// Unix socket of the engine. Without it: of the first running engine of a cluster on this machine.
+    /// Unix socket of the engine. Without it: of the first running engine of the cluster on this machine.
     #[arg(long, env = "HIKUBE_ENGINE_SOCKET")]
     engine_socket: Option<PathBuf>,
+    /// Name of the cluster.
+    #[command(flatten)]
+    cluster: crate::args::Name,
     /// Output format.
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -241,16 +244,16 @@ async fn verify(args: &IdArgs) -> Result<()> {
 async fn connect(common: &CommonArgs) -> Result<EngineClient<Channel>> {
     let socket = match &common.engine_socket {
         Some(socket) => socket.clone(),
-        None => find_socket()?,
+        None => find_socket(&common.cluster.name)?,
     };
     replication::api::connect(&socket)
         .await
         .with_context(|| format!("no engine answers at {}", socket.display()))
 }
 
-/// Sockets of clusters on this machine are `/run/hikube/<cluster>/**/engine.sock`.
-fn find_socket() -> Result<PathBuf> {
-    let mut dirs = vec![(PathBuf::from("/run/hikube"), 0)];
+/// Sockets of a cluster on this machine are `/run/hikube/<cluster>/**/engine.sock`.
+fn find_socket(cluster: &str) -> Result<PathBuf> {
+    let mut dirs = vec![(platform::Layout::new(cluster)?.run(), 0)];
     let mut found = Vec::new();
     while let Some((dir, depth)) = dirs.pop() {
         for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
@@ -269,7 +272,7 @@ fn find_socket() -> Result<PathBuf> {
     found
         .into_iter()
         .next()
-        .context("no engine runs on this machine; name its socket with --engine-socket")
+        .with_context(|| format!("no engine of cluster {cluster} runs here; name one with --engine-socket"))
 }
 
 /// The engine's words without the wrapping of gRPC.
