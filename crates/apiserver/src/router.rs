@@ -16,6 +16,7 @@ use http::Request;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use schema::Resource;
+use schema::selectors::FieldSelector;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -125,11 +126,12 @@ fn attributes(info: &RequestInfo, query: &Query) -> Attributes {
     let mut wanted = Attributes::from(info);
     wanted.fields = query.get("fieldSelector").unwrap_or_default().to_owned();
     if wanted.name.is_empty() && matches!(wanted.verb.as_str(), "list" | "watch" | "deletecollection") {
-        let named = wanted.fields.split(',').find_map(|field| {
-            let (key, value) = field.split_once('=')?;
-            (key.trim() == "metadata.name").then(|| value.trim_start_matches('=').trim().to_owned())
-        });
-        wanted.name = named.unwrap_or_default();
+        // The parser that selects the objects, so that no spelling means one thing here and another there.
+        let selector = FieldSelector::parse(&wanted.fields).unwrap_or_default();
+        wanted.name = selector
+            .required_value("metadata.name")
+            .unwrap_or_default()
+            .to_owned();
     }
     wanted
 }
