@@ -83,6 +83,15 @@ async fn answer(
     if resource.namespaced && info.namespace.is_empty() && !info.name.is_empty() {
         return Err(Status::no_such_path());
     }
+    // A name is one segment of a path, here and in the state store.
+    if [&info.name, &info.namespace]
+        .iter()
+        .any(|part| part.contains(['/', '%']) || matches!(part.as_str(), "." | ".."))
+    {
+        return Err(Status::bad_request(
+            "names may not be \".\" or \"..\", nor contain \"/\" or \"%\"",
+        ));
+    }
     let relayed = subresource::is_relayed(resource, &info);
     // The kubelet decides about the form of what it sends.
     let accept = if relayed {
