@@ -268,7 +268,11 @@ async fn a_volume_that_grew_while_it_was_away_is_used_to_its_end() {
             ..ControllerExpandVolumeRequest::default()
         };
         let mut client = ControllerClient::new(setup.channel.clone());
-        let grown = client.controller_expand_volume(request).await.unwrap().into_inner();
+        let grown = client
+            .controller_expand_volume(request)
+            .await
+            .unwrap()
+            .into_inner();
         assert!(grown.capacity_bytes == 1 << 30 && grown.node_expansion_required);
         setup.stage(&id, &capability).await.unwrap();
         let staging = setup.path("staging");

@@ -111,7 +111,11 @@ impl Countdown {
 impl Fence {
     /// Without an engine nothing is ever fenced.
     pub fn new(config: &Config) -> Self {
-        let state = if config.engine_socket.is_some() { State::Unknown } else { State::Open };
+        let state = if config.engine_socket.is_some() {
+            State::Unknown
+        } else {
+            State::Open
+        };
         Self {
             socket: config.engine_socket.clone(),
             state: watch::Sender::new(state),
@@ -150,7 +154,9 @@ impl Fence {
 
     /// Follows the engine for ever.
     pub async fn run(&self, context: &Context) {
-        let Some(socket) = &self.socket else { return std::future::pending().await };
+        let Some(socket) = &self.socket else {
+            return std::future::pending().await;
+        };
         let client = EngineClient::new(channel(socket));
         let (sender, receiver) = watch::channel(Countdown::Stopped.lost(Instant::now()));
         tokio::join!(self.listen(client, sender), self.act(context, receiver));
@@ -159,7 +165,8 @@ impl Fence {
     /// Turns what the engine says into a countdown.
     async fn listen(&self, mut client: EngineClient<Channel>, countdown: watch::Sender<Countdown>) {
         loop {
-            let opened = tokio::time::timeout(CONNECT_TIMEOUT, client.watch_quorum(WatchQuorumRequest {})).await;
+            let opened =
+                tokio::time::timeout(CONNECT_TIMEOUT, client.watch_quorum(WatchQuorumRequest {})).await;
             if let Ok(Ok(response)) = opened {
                 let mut stream = response.into_inner();
                 loop {
@@ -214,7 +221,9 @@ impl Fence {
 
     /// True when it is another state than before.
     fn enter(&self, state: State) -> bool {
-        let changed = self.state.send_if_modified(|old| std::mem::replace(old, state) != state);
+        let changed = self
+            .state
+            .send_if_modified(|old| std::mem::replace(old, state) != state);
         if changed && state == State::Open {
             for waiting in lock(&self.waiting).drain(..) {
                 waiting.notify_one();
@@ -290,12 +299,19 @@ mod tests {
         let later = now + Duration::from_secs(2);
         let lost = Countdown::Stopped.heard(&quorum(false, false, 1000), now);
         assert_eq!(lost, Countdown::Until(now + Duration::from_secs(7)));
-        assert_eq!(lost.lost(later), lost, "an engine that dies too does not buy time");
+        assert_eq!(
+            lost.lost(later),
+            lost,
+            "an engine that dies too does not buy time"
+        );
         assert_eq!(lost.heard(&quorum(false, false, 0), later), lost);
         assert_eq!(lost.heard(&quorum(true, false, 0), later), Countdown::Stopped);
         assert_eq!(lost.heard(&quorum(false, true, 0), later), Countdown::Over);
         assert_eq!(Countdown::Over.lost(later), Countdown::Over);
-        assert_eq!(Countdown::Over.heard(&quorum(false, false, 0), later), Countdown::Over);
+        assert_eq!(
+            Countdown::Over.heard(&quorum(false, false, 0), later),
+            Countdown::Over
+        );
         assert_eq!(Countdown::Stopped.lost(now), Countdown::Until(now + COUNTDOWN));
     }
 }

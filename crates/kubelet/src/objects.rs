@@ -167,11 +167,24 @@ impl Objects {
 }
 
 fn config_map(object: &ConfigMap) -> Data {
-    let text = object.data.iter().flatten().map(|(k, v)| (k.clone(), v.clone().into_bytes()));
-    let binary = object.binary_data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone()));
+    let text = object
+        .data
+        .iter()
+        .flatten()
+        .map(|(k, v)| (k.clone(), v.clone().into_bytes()));
+    let binary = object
+        .binary_data
+        .iter()
+        .flatten()
+        .map(|(k, v)| (k.clone(), v.0.clone()));
     text.chain(binary).collect()
 }
 
 fn secret(object: &Secret) -> Data {
-    object.data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone())).collect()
+    object
+        .data
+        .iter()
+        .flatten()
+        .map(|(k, v)| (k.clone(), v.0.clone()))
+        .collect()
 }

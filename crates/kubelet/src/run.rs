@@ -66,7 +66,12 @@ async fn context(config: Config, client: kube::Client) -> Result<Context, Error>
         root: config.root_dir.clone(),
         logs: config.pod_logs_dir.clone(),
     };
-    for dir in [paths.pods(), paths.plugin_sockets(), paths.staged(), paths.logs.clone()] {
+    for dir in [
+        paths.pods(),
+        paths.plugin_sockets(),
+        paths.staged(),
+        paths.logs.clone(),
+    ] {
         std::fs::create_dir_all(&dir).map_err(|source| Error::Io {
             action: "create",
             path: dir.clone(),

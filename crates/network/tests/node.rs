@@ -61,13 +61,17 @@ impl Machine {
             must(&format!("ip netns add {name}"));
             must(&format!("ip -n {name} link set lo up"));
         }
-        must(&format!("ip link add hkn-host type veth peer name eth0 netns {NODE}"));
+        must(&format!(
+            "ip link add hkn-host type veth peer name eth0 netns {NODE}"
+        ));
         must(&format!("ip address add {HOST_IP}/24 dev hkn-host"));
         must("ip link set hkn-host up");
         must(&format!("ip -n {NODE} address add {NODE_IP}/24 dev eth0"));
         must(&format!("ip -n {NODE} link set eth0 up"));
         must(&format!("ip -n {NODE} route add default via {HOST_IP}"));
-        must(&format!("ip -n {NODE} link add vpod type veth peer name eth0 netns {POD}"));
+        must(&format!(
+            "ip -n {NODE} link add vpod type veth peer name eth0 netns {POD}"
+        ));
         must(&format!("ip -n {NODE} address add 10.128.1.1/32 dev vpod"));
         must(&format!("ip -n {NODE} link set vpod up"));
         must(&format!("ip -n {NODE} route add 10.128.1.2/32 dev vpod"));
@@ -79,7 +83,14 @@ impl Machine {
         let log = std::fs::File::create(dir.path().join("server.log")).unwrap();
         let server = Command::new(devserver)
             .args(["--dir", dir.path().to_str().unwrap(), "--port", "16392"])
-            .args(["--listen", "0.0.0.0", "--advertise", HOST_IP, "--addresses", HOST_IP])
+            .args([
+                "--listen",
+                "0.0.0.0",
+                "--advertise",
+                HOST_IP,
+                "--addresses",
+                HOST_IP,
+            ])
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -104,7 +115,11 @@ impl Machine {
         let text = std::fs::read_to_string(self.file("proxy.kubeconfig")).unwrap();
         let at = text.find("https://").unwrap();
         let end = at + text[at..].find(['"', '\n']).unwrap();
-        std::fs::write(&kubeconfig, text.replace(&text[at..end], "https://127.0.0.1:6443")).unwrap();
+        std::fs::write(
+            &kubeconfig,
+            text.replace(&text[at..end], "https://127.0.0.1:6443"),
+        )
+        .unwrap();
         let config = network::Config {
             kubeconfig,
             node_name: "n1".into(),
@@ -115,14 +130,20 @@ impl Machine {
             cluster_domain: "cluster.local".into(),
             forward: network::ForwardConfig {
                 api_listen: "127.0.0.1:6443".parse().unwrap(),
-                api_backends: vec![format!("{HOST_IP}:16399").parse().unwrap(), format!("{HOST_IP}:16392").parse().unwrap()],
+                api_backends: vec![
+                    format!("{HOST_IP}:16399").parse().unwrap(),
+                    format!("{HOST_IP}:16392").parse().unwrap(),
+                ],
                 api_ca: self.file("pki/cluster/ca.crt"),
             },
         };
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
         let thread = spawn(NODE, move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
             runtime.block_on(network::run(config, token)).unwrap();
         });
         (shutdown, thread)
@@ -136,7 +157,12 @@ impl Machine {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        kubectl.stdin.take().unwrap().write_all(input.to_string().as_bytes()).unwrap();
+        kubectl
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(input.to_string().as_bytes())
+            .unwrap();
         assert!(kubectl.wait().unwrap().success(), "{args:?} {input}");
     }
 }
@@ -150,7 +176,10 @@ fn clear() {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let _ = self.server.try_wait().map(|ended| ended.is_none().then(|| self.kill_api()));
+        let _ = self
+            .server
+            .try_wait()
+            .map(|ended| ended.is_none().then(|| self.kill_api()));
         clear();
     }
 }
@@ -158,7 +187,8 @@ impl Drop for Machine {
 fn connect(address: &str) -> Result<String, ErrorKind> {
     let address: SocketAddr = address.parse().unwrap();
     inside(POD, move || {
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).map_err(|e| e.kind())?;
+        let mut stream =
+            TcpStream::connect_timeout(&address, Duration::from_secs(1)).map_err(|e| e.kind())?;
         let mut text = String::new();
         stream.read_to_string(&mut text).map_err(|e| e.kind())?;
         Ok(text)
@@ -168,7 +198,9 @@ fn connect(address: &str) -> Result<String, ErrorKind> {
 /// Asks cluster DNS from the pod; first answer, or the code.
 fn resolve(name: &str) -> Result<String, ResponseCode> {
     let mut message = Message::new();
-    message.set_id(7).add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+    message
+        .set_id(7)
+        .add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
     let query = message.to_vec().unwrap();
     let bytes = inside(POD, move || {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
@@ -193,7 +225,10 @@ fn eventually(what: &str, check: impl Fn() -> bool) -> Duration {
 }
 
 fn slice(addresses: &[&str], port: u16) -> Value {
-    let endpoints: Vec<Value> = addresses.iter().map(|a| json!({"addresses": [a], "nodeName": "n1"})).collect();
+    let endpoints: Vec<Value> = addresses
+        .iter()
+        .map(|a| json!({"addresses": [a], "nodeName": "n1"}))
+        .collect();
     json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {"name": "web-1", "namespace": "default", "labels": {"kubernetes.io/service-name": "web"}},
         "addressType": "IPv4", "ports": [{"name": "http", "port": port, "protocol": "TCP"}], "endpoints": endpoints})
@@ -204,7 +239,9 @@ fn usage() -> (u64, Duration) {
     let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
     let sum = |key: &str| {
         let lines = rollup.lines().filter(|l| l.starts_with(key));
-        lines.filter_map(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok()).sum::<u64>()
+        lines
+            .filter_map(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok())
+            .sum::<u64>()
     };
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
@@ -220,7 +257,12 @@ fn a_node_serves_services_and_names_and_outlives_the_api() {
     };
     let mut machine = Machine::new(&devserver);
     let admin = machine.file("admin.kubeconfig");
-    let ready = || run(&format!("kubectl --kubeconfig {} get --raw /readyz", admin.display()));
+    let ready = || {
+        run(&format!(
+            "kubectl --kubeconfig {} get --raw /readyz",
+            admin.display()
+        ))
+    };
     let start = Instant::now();
     while !ready() {
         assert!(start.elapsed() < Duration::from_secs(30), "no API server");
@@ -232,7 +274,9 @@ fn a_node_serves_services_and_names_and_outlives_the_api() {
     machine.kubectl(&["create", "-f", "-"], &service);
     let web = "web.default.svc.cluster.local.";
     eventually("the name is known", || resolve(web) == Ok("10.96.7.7".into()));
-    eventually("no endpoints: refused", || connect("10.96.7.7:80") == Err(ErrorKind::ConnectionRefused));
+    eventually("no endpoints: refused", || {
+        connect("10.96.7.7:80") == Err(ErrorKind::ConnectionRefused)
+    });
 
     let listener = inside(NODE, || TcpListener::bind("0.0.0.0:8080").unwrap());
     std::thread::spawn(move || {
@@ -241,16 +285,29 @@ fn a_node_serves_services_and_names_and_outlives_the_api() {
         }
     });
     machine.kubectl(&["create", "-f", "-"], &slice(&[NODE_IP], 8080));
-    let took = eventually("an endpoint came", || connect("10.96.7.7:80") == Ok("hello".into()));
+    let took = eventually("an endpoint came", || {
+        connect("10.96.7.7:80") == Ok("hello".into())
+    });
     println!("endpoint served after {took:?}");
-    assert_eq!(connect("10.96.0.10:53").map(|_| ()), Ok(()), "DNS over TCP listens");
-    assert_eq!(resolve("kubernetes.default.svc.cluster.local."), Ok("10.96.0.1".into()));
-    assert_eq!(resolve("nothing.default.svc.cluster.local."), Err(ResponseCode::NXDomain));
+    let tcp = inside(POD, || TcpStream::connect("10.96.0.10:53").is_ok());
+    assert!(tcp, "DNS over TCP");
+    assert_eq!(
+        resolve("kubernetes.default.svc.cluster.local."),
+        Ok("10.96.0.1".into())
+    );
+    assert_eq!(
+        resolve("nothing.default.svc.cluster.local."),
+        Err(ResponseCode::NXDomain)
+    );
 
     let before = usage();
     std::thread::sleep(Duration::from_secs(3));
     let after = usage();
-    println!("idle: {} KiB private, {:?} of CPU in 3 s", after.0, after.1 - before.1);
+    println!(
+        "idle: {} KiB private, {:?} of CPU in 3 s",
+        after.0,
+        after.1 - before.1
+    );
 
     // Without the API everything goes on.
     machine.kill_api();

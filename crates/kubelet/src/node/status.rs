@@ -5,7 +5,8 @@ use crate::context::Context;
 use crate::sync::lock;
 use client::Informer;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus as Status,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec,
+    NodeStatus as Status,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -65,7 +66,11 @@ impl NodeStatus {
             self.wake.notify_one();
         }
         // The sender lives in self.
-        let _ = self.reported.subscribe().wait_for(|names| names.contains(name)).await;
+        let _ = self
+            .reported
+            .subscribe()
+            .wait_for(|names| names.contains(name))
+            .await;
     }
 
     /// The volume was unstaged.
@@ -164,7 +169,9 @@ impl Writer {
     }
 
     async fn images(&mut self) {
-        let Ok(mut images) = self.context.runtime.list_images().await else { return };
+        let Ok(mut images) = self.context.runtime.list_images().await else {
+            return;
+        };
         images.sort_by_key(|image| std::cmp::Reverse(image.size));
         self.images = images
             .into_iter()
@@ -192,11 +199,17 @@ impl Writer {
             },
         };
         let uid = &self.context.node.uid;
-        if uid.send_if_modified(|old| std::mem::replace(old, known.metadata.uid.clone()) != known.metadata.uid) {
+        if uid
+            .send_if_modified(|old| std::mem::replace(old, known.metadata.uid.clone()) != known.metadata.uid)
+        {
             self.written = None;
         }
         self.reconcile_labels(&known).await?;
-        let old = known.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
+        let old = known
+            .status
+            .as_ref()
+            .and_then(|s| s.conditions.clone())
+            .unwrap_or_default();
         let status = self.status(&old, &in_use).await;
         let comparable = comparable(&status);
         let due = self.at.elapsed() >= HEARTBEAT;
@@ -209,7 +222,10 @@ impl Writer {
         body["images"] = json!(self.images);
         merge_foreign_conditions(&mut body, &old);
         let patch = json!({"status": body});
-        let node = self.api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        let node = self
+            .api
+            .patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))
+            .await;
         match node {
             Ok(_) => {}
             Err(kube::Error::Api(error)) if error.code == 404 => {
@@ -278,7 +294,11 @@ impl Writer {
         let have = known.metadata.labels.clone().unwrap_or_default();
         let mut missing = self.labels();
         missing.retain(|key, value| have.get(key) != Some(value));
-        let cidr = known.spec.as_ref().and_then(|s| s.pod_cidr.clone()).unwrap_or_default();
+        let cidr = known
+            .spec
+            .as_ref()
+            .and_then(|s| s.pod_cidr.clone())
+            .unwrap_or_default();
         let mut patch = json!({});
         if !missing.is_empty() {
             patch["metadata"] = json!({"labels": missing});
@@ -291,7 +311,10 @@ impl Writer {
             return Ok(());
         }
         let name = &self.context.config.node_name;
-        self.api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+        self.api
+            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .map(drop)
     }
 
     async fn status(&self, old: &[NodeCondition], in_use: &BTreeSet<String>) -> Status {
@@ -344,8 +367,14 @@ impl Writer {
             pressure(
                 "MemoryPressure",
                 memory_pressure,
-                ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-                ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+                (
+                    "KubeletHasSufficientMemory",
+                    "kubelet has sufficient memory available",
+                ),
+                (
+                    "KubeletHasInsufficientMemory",
+                    "kubelet has insufficient memory available",
+                ),
             ),
             pressure(
                 "DiskPressure",
@@ -357,7 +386,10 @@ impl Writer {
                 "PIDPressure",
                 false,
                 ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-                ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+                (
+                    "KubeletHasInsufficientPID",
+                    "kubelet has insufficient PID available",
+                ),
             ),
             ("Ready", is_ready, reason, message),
         ];
@@ -388,7 +420,10 @@ impl Writer {
         for condition in conditions {
             if !condition.status && ["RuntimeReady", "NetworkReady"].contains(&condition.r#type.as_str()) {
                 let (reason, message) = (condition.reason, condition.message);
-                return Err(format!("container runtime {} is false: {reason} {message}", condition.r#type));
+                return Err(format!(
+                    "container runtime {} is false: {reason} {message}",
+                    condition.r#type
+                ));
             }
         }
         if !*self.settled.borrow() {
@@ -410,7 +445,9 @@ fn comparable(status: &Status) -> Value {
 
 /// Conditions that others wrote are kept: a merge patch replaces the whole list.
 fn merge_foreign_conditions(body: &mut Value, old: &[NodeCondition]) {
-    let Some(list) = body["conditions"].as_array_mut() else { return };
+    let Some(list) = body["conditions"].as_array_mut() else {
+        return;
+    };
     for condition in old {
         if !list.iter().any(|c| c["type"] == condition.type_) {
             list.extend(serde_json::to_value(condition));

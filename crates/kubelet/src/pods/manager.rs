@@ -44,7 +44,9 @@ pub async fn run(context: Arc<Context>, pods: Informer<Pod>, settled: watch::Sen
 }
 
 fn deliver(context: &Arc<Context>, workers: &Workers, tracker: &TaskTracker, update: Update) {
-    let Some(uid) = update.pod.metadata.uid.clone() else { return };
+    let Some(uid) = update.pod.metadata.uid.clone() else {
+        return;
+    };
     let mut map = lock(workers);
     if let Some(sender) = map.get(&uid) {
         sender.send_replace(update);
@@ -68,10 +70,18 @@ async fn end_orphans(context: &Arc<Context>, pods: &Informer<Pod>, settled: &wat
     // The runtime may start at the same time as we do.
     let mut health = context.relist.health();
     let _ = health.wait_for(|healthy| *healthy).await;
-    let known: BTreeSet<String> = pods.list().iter().filter_map(|p| p.metadata.uid.clone()).collect();
+    let known: BTreeSet<String> = pods
+        .list()
+        .iter()
+        .filter_map(|p| p.metadata.uid.clone())
+        .collect();
     let mut orphans: BTreeSet<String> = context.relist.pods().into_keys().collect();
     orphans.extend(context.cgroups.pods());
-    for entry in std::fs::read_dir(context.paths.pods()).into_iter().flatten().flatten() {
+    for entry in std::fs::read_dir(context.paths.pods())
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         orphans.extend(entry.file_name().into_string().ok());
     }
     orphans.retain(|uid| !known.contains(uid));

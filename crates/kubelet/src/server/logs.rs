@@ -22,7 +22,12 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Serves a log.
-pub async fn serve(context: &Arc<Context>, pods: &Informer<Pod>, target: (&str, &str, &str), query: &Query) -> Answer {
+pub async fn serve(
+    context: &Arc<Context>,
+    pods: &Informer<Pod>,
+    target: (&str, &str, &str),
+    query: &Query,
+) -> Answer {
     let (namespace, name, container) = target;
     let options = match options(query) {
         Ok(options) => options,
@@ -33,8 +38,14 @@ pub async fn serve(context: &Arc<Context>, pods: &Informer<Pod>, target: (&str, 
         Err(answer) => return answer,
     };
     let of_spec = spec::spec(&pod);
-    let Some((kind, _)) = spec::containers(&of_spec).into_iter().find(|(_, c)| c.name == container) else {
-        let message = format!("container {container:?} not found in pod {:?}", format!("{name}_{namespace}"));
+    let Some((kind, _)) = spec::containers(&of_spec)
+        .into_iter()
+        .find(|(_, c)| c.name == container)
+    else {
+        let message = format!(
+            "container {container:?} not found in pod {:?}",
+            format!("{name}_{namespace}")
+        );
         return text(StatusCode::NOT_FOUND, message);
     };
     let mut records = observed.containers.iter().filter(|c| c.name == container);
@@ -61,7 +72,10 @@ pub async fn serve(context: &Arc<Context>, pods: &Informer<Pod>, target: (&str, 
     let running = running(context, uid, record.id.clone());
     let path = PathBuf::from(&record.log_path);
     if !path.exists() {
-        return text(StatusCode::NOT_FOUND, format!("no log of container {container:?}"));
+        return text(
+            StatusCode::NOT_FOUND,
+            format!("no log of container {container:?}"),
+        );
     }
     let chunks = ReceiverStream::new(logs::stream(path, options, running));
     let body = StreamBody::new(chunks.map(|bytes: Bytes| Ok::<_, Infallible>(Frame::data(bytes))));
@@ -81,7 +95,10 @@ fn waits(pod: &Pod, kind: spec::Kind, container: &str) -> bool {
 fn options(query: &Query) -> Result<Options, String> {
     let number = |name: &str| match query.get(name) {
         None | Some("") => Ok(None),
-        Some(text) => text.parse::<u64>().map(Some).map_err(|_| format!("invalid value of {name}")),
+        Some(text) => text
+            .parse::<u64>()
+            .map(Some)
+            .map_err(|_| format!("invalid value of {name}")),
     };
     let now = Timestamp::now();
     let since = match (number("sinceSeconds")?, query.get("sinceTime")) {
@@ -89,9 +106,10 @@ fn options(query: &Query) -> Result<Options, String> {
             let back = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX / 4));
             Some(now.checked_sub(back).unwrap_or(Timestamp::UNIX_EPOCH))
         }
-        (None, Some(text)) if !text.is_empty() => {
-            Some(text.parse().map_err(|_| "invalid value of sinceTime".to_owned())?)
-        }
+        (None, Some(text)) if !text.is_empty() => Some(
+            text.parse()
+                .map_err(|_| "invalid value of sinceTime".to_owned())?,
+        ),
         _ => None,
     };
     Ok(Options {
@@ -113,7 +131,8 @@ fn running(context: &Arc<Context>, uid: String, id: String) -> watch::Receiver<b
     let is_running = move |context: &Context| {
         let pods = context.relist.pods();
         let running = (id.clone(), ContainerState::ContainerRunning as i32);
-        pods.get(&uid).is_some_and(|seen| seen.containers.contains(&running))
+        pods.get(&uid)
+            .is_some_and(|seen| seen.containers.contains(&running))
     };
     let mut changes = context.relist.changes();
     changes.borrow_and_update();

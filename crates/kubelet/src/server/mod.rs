@@ -38,14 +38,22 @@ type Body = BoxBody<Bytes, Infallible>;
 type Answer = Response<Body>;
 
 /// Serves until `shutdown`.
-pub async fn run(context: Arc<Context>, pods: Informer<Pod>, shutdown: CancellationToken) -> Result<(), tls::Error> {
+pub async fn run(
+    context: Arc<Context>,
+    pods: Informer<Pod>,
+    shutdown: CancellationToken,
+) -> Result<(), tls::Error> {
     let config = &context.config;
     let files = tls::IdentityFiles {
         cert: config.tls_cert.clone(),
         key: config.tls_key.clone(),
         ca: config.client_ca.clone(),
     };
-    let acceptor = TlsAcceptor::from(tls::server_config(&files, tls::ClientAuth::Required, &[b"http/1.1"])?);
+    let acceptor = TlsAcceptor::from(tls::server_config(
+        &files,
+        tls::ClientAuth::Required,
+        &[b"http/1.1"],
+    )?);
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, config.port));
     let listener = loop {
         match TcpListener::bind(address).await {
@@ -115,9 +123,10 @@ fn full(bytes: impl Into<Bytes>) -> Body {
 fn text(status: StatusCode, message: impl Into<String>) -> Answer {
     let mut response = Response::new(full(message.into()));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert("Content-Type", http::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(
+        "Content-Type",
+        http::HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     response
 }
 
@@ -175,7 +184,10 @@ async fn find(
     name: &str,
 ) -> Result<(Arc<Pod>, crate::runtime::RuntimePod), Answer> {
     let Some(pod) = pods.get(namespace, name) else {
-        return Err(text(StatusCode::NOT_FOUND, format!("pod {name:?} in namespace {namespace:?} not found")));
+        return Err(text(
+            StatusCode::NOT_FOUND,
+            format!("pod {name:?} in namespace {namespace:?} not found"),
+        ));
     };
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let mut cache = crate::runtime::Cache::default();
