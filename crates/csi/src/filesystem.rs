@@ -131,10 +131,38 @@ pub(crate) async fn check(device: &Path, fs_type: &str) -> Result<(), Status> {
     )))
 }
 
-/// Grows a mounted file system to the size of its device.
+/// Grows a mounted file system to the size of its device. FAILED_PRECONDITION when this machine does not let an ext4
+/// grow while it is mounted (that takes CAP_SYS_RESOURCE); it does so when it is staged next.
 pub(crate) async fn grow(device: &Path, mounted_on: &Path, fs_type: &str) -> Result<(), Status> {
     if fs_type == "xfs" {
         return command::succeed("xfs_growfs", &[mounted_on], GROW_TIMEOUT).await;
+    }
+    let ended = command::run("resize2fs", &[device], GROW_TIMEOUT).await?;
+    match ended.code {
+        0 => Ok(()),
+        _ if ended.said.contains("Permission denied") => Err(Status::failed_precondition(
+            "the file system cannot grow while it is mounted here; it will when it is staged next",
+        )),
+        code => Err(Status::internal(format!(
+            "resize2fs ended with {code}: {}",
+            ended.said
+        ))),
+    }
+}
+
+/// Grows a file system that is not mounted, where its type can.
+pub(crate) async fn grow_unmounted(device: &Path, fs_type: &str) -> Result<(), Status> {
+    if !fs_type.starts_with("ext") {
+        return Ok(());
+    }
+    // resize2fs insists on a full check just before.
+    let shown = device.to_string_lossy();
+    let checked = command::run("e2fsck", &["-f", "-p", &shown], CHECK_TIMEOUT).await?;
+    if checked.code < 0 || checked.code & !FSCK_USABLE != 0 {
+        return Err(Status::internal(format!(
+            "e2fsck -f on {shown}: {} {}",
+            checked.code, checked.said
+        )));
     }
     command::succeed("resize2fs", &[device], GROW_TIMEOUT).await
 }

@@ -93,6 +93,11 @@ async fn prepare_and_mount(
         }
     };
     filesystem::check(device, &fs_type).await?;
+    // The volume grew while it was not mounted.
+    let grew = !read_only && filesystem::is_smaller_than_device(device, &fs_type).await;
+    if grew {
+        filesystem::grow_unmounted(device, &fs_type).await?;
+    }
     let mut all = vec![MOUNT_OPTIONS.to_owned()];
     if fs_type == "xfs" {
         // The same file system may still be known to the kernel from a device that died under it. That there is one
@@ -101,8 +106,7 @@ async fn prepare_and_mount(
     }
     all.extend_from_slice(options);
     mount::mount(device, path, &fs_type, &all, read_only).await?;
-    if !read_only && filesystem::is_smaller_than_device(device, &fs_type).await {
-        // The volume grew while it was not mounted.
+    if grew && fs_type == "xfs" {
         filesystem::grow(device, path, &fs_type).await?;
     }
     tracing::info!(volume = id, device = %device.display(), fs_type, path = %path.display(), "staged");

@@ -46,6 +46,11 @@ pub(crate) async fn prepare(cluster_dns: Ipv4Addr) -> Result<(), Error> {
             source,
         })?;
     }
+    // Where pods are ports of a bridge: what is answered from one port to another must pass the rules too.
+    const BRIDGED: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+    if std::fs::read_to_string(BRIDGED).is_ok_and(|v| v.trim() == "0") {
+        let _ = std::fs::write(BRIDGED, "1");
+    }
     run("ip", &["link", "set", "lo", "up"], "").await?;
     // Local on every node: a query never leaves the node that asks, and is not translated.
     let address = format!("{cluster_dns}/32");
