@@ -79,12 +79,15 @@ Examples:
   hikube logs etcd-gland -f")]
     Logs(LogsArgs),
     /// Work with volumes, without Kubernetes.
-    #[command(subcommand, after_help = "\
+    #[command(
+        subcommand,
+        after_help = "\
 Examples:
   hikube volume list
   hikube volume create scratch --size 1Gi
   hikube volume attach scratch           prints its block device
-  hikube volume verify scratch           compares its replicas")]
+  hikube volume verify scratch           compares its replicas"
+    )]
     Volume(crate::volume::VolumeCommand),
     /// Bring container images into the cluster.
     #[command(subcommand)]

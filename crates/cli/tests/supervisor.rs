@@ -68,7 +68,11 @@ impl Bench {
     }
 
     /// Waits until the states are as wanted.
-    fn until(&self, what: &str, wanted: impl Fn(&BTreeMap<String, State>) -> bool) -> BTreeMap<String, State> {
+    fn until(
+        &self,
+        what: &str,
+        wanted: impl Fn(&BTreeMap<String, State>) -> bool,
+    ) -> BTreeMap<String, State> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let states = self.ask(&Request::Status);
@@ -110,16 +114,31 @@ fn what_ends_is_started_again_and_survives_its_supervisor() {
     bench.start();
     let first = bench.until("running", |s| pid(s, "sleeper").is_some());
     let first = pid(&first, "sleeper").unwrap();
-    assert!(Command::new("kill").args(["-9", &first.to_string()]).status().unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args(["-9", &first.to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
     let second = bench.until("restarted", |s| pid(s, "sleeper").is_some_and(|p| p != first));
     let second = pid(&second, "sleeper").unwrap();
     bench.kill();
-    assert!(Path::new(&format!("/proc/{second}")).exists(), "it ended with its supervisor");
+    assert!(
+        Path::new(&format!("/proc/{second}")).exists(),
+        "it ended with its supervisor"
+    );
     bench.start();
     let third = bench.until("adopted", |s| pid(s, "sleeper").is_some());
     assert_eq!(pid(&third, "sleeper"), Some(second));
     // An adopted process is watched like any other.
-    assert!(Command::new("kill").args(["-9", &second.to_string()]).status().unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args(["-9", &second.to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
     bench.until("restarted", |s| pid(s, "sleeper").is_some_and(|p| p != second));
 }
 
@@ -183,9 +202,14 @@ fn a_changed_component_is_restarted_and_a_removed_one_is_stopped() {
     bench.start();
     let all = |s: &BTreeMap<String, State>| s.len() == 3 && s.values().all(|s| s.process.is_some());
     let before = bench.until("running", all);
-    bench.write(vec![shell("same", "exec sleep 1000"), shell("changed", "exec sleep 1003")]);
+    bench.write(vec![
+        shell("same", "exec sleep 1000"),
+        shell("changed", "exec sleep 1003"),
+    ]);
     bench.ask(&Request::Reload);
-    let after = bench.until("reloaded", |s| s.len() == 2 && s.values().all(|s| s.process.is_some()));
+    let after = bench.until("reloaded", |s| {
+        s.len() == 2 && s.values().all(|s| s.process.is_some())
+    });
     assert_eq!(pid(&after, "same"), pid(&before, "same"));
     assert_ne!(pid(&after, "changed"), pid(&before, "changed"));
     let removed = pid(&before, "removed").unwrap();

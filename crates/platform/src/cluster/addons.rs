@@ -24,7 +24,9 @@ pub fn set_parts(parts: Parts) {
 
 /// A node's CNI configuration.
 pub(crate) fn conflist(name: &str, pod_cidr: &str, mtu: u32, data_dir: &Path) -> Option<String> {
-    PARTS.get().map(|parts| (parts.conflist)(name, pod_cidr, mtu, data_dir))
+    PARTS
+        .get()
+        .map(|parts| (parts.conflist)(name, pod_cidr, mtu, data_dir))
 }
 
 /// Creates the objects or brings them up to date.
