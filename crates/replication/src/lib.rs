@@ -7,6 +7,7 @@ mod clock;
 pub mod core;
 pub mod engine;
 pub mod net;
+pub mod sim;
 pub mod store;
 pub mod view;
 

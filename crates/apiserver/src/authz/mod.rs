@@ -27,8 +27,6 @@ pub struct Attributes {
     pub name: String,
     /// The path, for those that are no resource.
     pub path: String,
-    /// API version, for messages only.
-    pub version: String,
     /// The field selector of a list or watch.
     pub fields: String,
 }
@@ -43,26 +41,8 @@ impl From<&RequestInfo> for Attributes {
             subresource: info.subresource.clone(),
             name: info.name.clone(),
             path: info.path.clone(),
-            version: info.version.clone(),
             fields: String::new(),
         }
-    }
-}
-
-impl Attributes {
-    /// With the field selector of a list or watch. One that selects a single name asks for no more than that
-    /// object, so rights to the object are enough: a kubelet watches each Secret and ConfigMap of its pods so.
-    pub fn with_fields(mut self, fields: &str) -> Self {
-        self.fields = fields.to_owned();
-        let is_collection = matches!(self.verb.as_str(), "list" | "watch" | "deletecollection");
-        if is_collection && self.name.is_empty() {
-            let requirements = fields.split(',').filter_map(|r| r.split_once('='));
-            let mut names = requirements.filter(|(field, _)| *field == "metadata.name");
-            if let Some((_, name)) = names.next() {
-                name.trim_start_matches('=').clone_into(&mut self.name);
-            }
-        }
-        self
     }
 }
 

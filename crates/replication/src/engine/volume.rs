@@ -382,7 +382,7 @@ impl Worker {
                         if let Some(link) = &self.links[member] {
                             link.close(session.session);
                         }
-                        let _ = self.inputs.send(Input::LinkUp(member));
+                        self.reopen[member] = Some(clock::now() + REOPEN_PAUSE);
                     }
                 }
             }

@@ -14,6 +14,10 @@ const HEDGE: Nanos = 75 * MILLI;
 const RETRY: Nanos = 10 * MILLI;
 /// Renew the lease while reads go on and less than this is left.
 const LEASE_MARGIN: Nanos = 250 * MILLI;
+/// How often a repair asks for its good copy.
+const REPAIR_ROUNDS: u32 = 50;
+/// No member is there to answer: look again after so long.
+const RETRY_STALLED: Nanos = 200 * MILLI;
 /// Repairs at a time; what is found beyond it is found again.
 const MAX_REPAIRS: usize = 16;
 
@@ -53,6 +57,8 @@ struct Task {
     tried: Vec<usize>,
     /// Ask another member then.
     next: Nanos,
+    /// How often every member was asked in vain.
+    rounds: u32,
 }
 
 /// All reads in flight.
@@ -115,6 +121,7 @@ impl Engine {
             pending: Vec::new(),
             tried,
             next: 0,
+            rounds: 0,
         };
         self.reads.tasks.insert(id, task);
         self.reads.undispatched.push(id);
@@ -226,9 +233,16 @@ impl Engine {
         let Some(task) = self.reads.tasks.get_mut(&id) else {
             return;
         };
-        if matches!(task.owner, Owner::Repair(..)) {
-            self.reads.tasks.remove(&id);
-            self.reads.repairs -= 1;
+        task.rounds += 1;
+        if let Owner::Repair(member, _) = task.owner {
+            // The sources may have to apply first; a repair that does not come to pass is found again.
+            if task.rounds > REPAIR_ROUNDS {
+                self.reads.tasks.remove(&id);
+                self.reads.repairs -= 1;
+            } else {
+                task.tried = vec![member];
+                task.next = self.now + RETRY;
+            }
             return;
         }
         let missing = (0..task.count).filter(|i| task.got[*i as usize].is_none());
@@ -248,7 +262,7 @@ impl Engine {
         }
         task.tried.clear();
         task.bad.clear();
-        task.next = self.now + RETRY;
+        task.next = self.now + if any { RETRY } else { RETRY_STALLED };
     }
 
     /// The session to a member is gone: what was asked there is asked elsewhere, now.
@@ -436,11 +450,8 @@ impl Engine {
             return;
         }
         self.reads.repairs += 1;
-        let min_seq = if seen.version <= self.stream.durable {
-            seen.version
-        } else {
-            0
-        };
+        // The source must have applied at least what the damaged member may have.
+        let min_seq = self.stream.durable;
         self.read_blocks(Owner::Repair(member, seen), seen.block, 1, min_seq);
     }
 }

@@ -146,7 +146,7 @@ impl Engine {
         }
         peer.outstanding += 1;
         peer.told_commit = self.stream.durable;
-        peer.told_sync = self.stream.sync_to.min(peer.next - 1);
+        peer.told_sync = self.stream.sync_to.min(peer.next.saturating_sub(1));
         let message = Message::Append {
             epoch: self.epoch,
             sent_at: self.now,
@@ -174,7 +174,7 @@ impl Engine {
                 self.pump_member(member, limit);
             }
             let peer = &self.peers[member];
-            let sync = peer.told_sync < self.stream.sync_to.min(peer.next - 1);
+            let sync = peer.told_sync < self.stream.sync_to.min(peer.next.saturating_sub(1));
             let told = peer.told_commit >= self.stream.durable;
             let quiet = peer.outstanding == 0 && peer.sent + COMMIT_DELAY <= self.now;
             if peer.stage == Stage::Live && (sync || (!told && quiet)) {

@@ -2,7 +2,7 @@
 //! the stream; writes are held back until every member has been sent the same records, then all are asked at once.
 
 use super::peer::Stage;
-use super::{Engine, OpError, Phase, VerifyReport};
+use super::{Engine, MemberState, OpError, Phase, VerifyReport};
 use crate::core::checksum;
 use crate::core::types::{BLOCK, Seq};
 use crate::core::wire::{BlockEntry, Message};
@@ -66,7 +66,11 @@ impl Engine {
             return;
         }
         self.pump();
-        if !self.peers.iter().all(|p| p.counts()) {
+        if !self
+            .peers
+            .iter()
+            .all(|p| self.member_state(p) == MemberState::Complete)
+        {
             return self.verify_lost();
         }
         let last = self.stream.last;

@@ -4,6 +4,7 @@
 //! Entries never cross a sector and a record stays in the journal until both files are synced (R9), so a torn write
 //! here is always written again.
 
+use crate::core::checksum;
 use crate::core::disk::{Disk, DiskFile};
 use crate::core::types::{BLOCK, Seq};
 use std::io;
@@ -39,17 +40,22 @@ impl Entry {
     }
 
     /// A zeroed block.
-    pub fn zero(version: Seq) -> Entry {
+    pub fn zero(volume: u64, block: u64, version: Seq) -> Entry {
         Entry {
             version,
-            crc: 0,
+            crc: checksum::zeroes(volume, block, version),
             flags: FLAG_ZERO,
         }
     }
 
-    /// Reads as zeroes.
+    /// Says that it reads as zeroes.
     pub fn is_zero(&self) -> bool {
-        self.flags == FLAG_ZERO && self.crc == 0 || *self == Entry::default()
+        self.flags == FLAG_ZERO || *self == Entry::default()
+    }
+
+    /// The checksum of an entry of zeroes holds.
+    pub fn is_sound_zero(&self, volume: u64, block: u64) -> bool {
+        *self == Entry::default() || *self == Entry::zero(volume, block, self.version)
     }
 
     /// Has data.

@@ -19,6 +19,21 @@ const KEEP_SEGMENTS: usize = 4;
 /// frees the rest.
 pub const MAX_SEGMENTS: usize = 16;
 
+/// Cuts may go beyond it: each takes a segment however little is in it, and the engine that they serve is the only one
+/// who can make room.
+const CUT_SEGMENTS: usize = 16;
+
+/// Why a segment begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Roll {
+    /// The last one is full.
+    Next,
+    /// A start, a cut or an adoption.
+    Cut,
+    /// A learner's stream begins. No old segment is used again: the cut may not come to pass.
+    Jump,
+}
+
 /// A file of the ring.
 pub(super) struct Slot {
     pub file: Arc<dyn DiskFile>,
@@ -66,6 +81,8 @@ pub struct Journal {
     pub commit: Seq,
     /// See [`super::state::State::generation`].
     pub generation: u64,
+    /// (number, first seq) of the segment with which the generation began.
+    pub began: (u64, Seq),
     /// Bytes since the last sync job began.
     pub unsynced: u64,
 }
@@ -118,7 +135,7 @@ impl Journal {
         let crcs: usize = records.iter().map(|r| r.data_len() / BLOCK).sum();
         let space = sectors((80 + records.len() * 24 + crcs * 4) as u64) + SECTOR + data_len as u64;
         if self.slots[self.active].used + space > self.segment
-            && !self.roll(disk, self.end + 1, false, applied_synced)?
+            && !self.roll(disk, self.end + 1, Roll::Next, applied_synced)?
         {
             return Ok(None);
         }
@@ -159,24 +176,29 @@ impl Journal {
     }
 
     /// Begins a new segment whose first record is `first`. False: none is free.
-    pub fn roll(&mut self, disk: &dyn Disk, first: Seq, jump: bool, applied_synced: Seq) -> io::Result<bool> {
-        let Some(at) = self.free_slot(disk, applied_synced, jump)? else {
+    pub fn roll(&mut self, disk: &dyn Disk, first: Seq, how: Roll, applied_synced: Seq) -> io::Result<bool> {
+        let Some(at) = self.free_slot(disk, applied_synced, how)? else {
             return Ok(false);
         };
-        let number = self
+        let highest = self
             .slots
             .iter()
             .filter_map(|s| s.head)
             .map(|h| h.number)
             .max()
-            .unwrap_or(0)
-            + 1;
+            .unwrap_or(0);
+        // An empty segment is begun again in place; the state tells what it was until the cut is recorded.
+        let number = if self.slots[at].head.is_some() && at == self.active {
+            highest
+        } else {
+            highest + 1
+        };
         let head = SegmentHead {
             number,
             salt: self.rng.next(),
             generation: self.generation,
             first,
-            jump,
+            jump: how == Roll::Jump,
             applied: applied_synced,
             commit: self.commit,
             durable: self.durable.min(first - 1),
@@ -195,8 +217,12 @@ impl Journal {
         Ok(true)
     }
 
-    /// With `fresh` no old segment is used again: the cut may not come to pass.
-    fn free_slot(&mut self, disk: &dyn Disk, applied_synced: Seq, fresh: bool) -> io::Result<Option<usize>> {
+    fn free_slot(&mut self, disk: &dyn Disk, applied_synced: Seq, how: Roll) -> io::Result<Option<usize>> {
+        let active = &self.slots[self.active];
+        let empty = active.used == SECTOR && active.head.is_some_and(|h| !h.jump && h.number == self.began.0);
+        if how != Roll::Next && empty {
+            return Ok(Some(self.active));
+        }
         if let Some(at) = self.slots.iter().position(|s| s.head.is_none()) {
             return Ok(Some(at));
         }
@@ -205,10 +231,15 @@ impl Journal {
             .min_by_key(|at| number(&self.slots[*at]))
             .unwrap_or(0);
         let idle = oldest != self.active && self.slots[oldest].last <= applied_synced;
-        if idle && !fresh && self.slots.len() >= KEEP_SEGMENTS {
+        if idle && how != Roll::Jump && self.slots.len() >= KEEP_SEGMENTS {
             return Ok(Some(oldest));
         }
-        if self.slots.len() >= MAX_SEGMENTS + usize::from(fresh) {
+        let limit = if how == Roll::Next {
+            MAX_SEGMENTS
+        } else {
+            MAX_SEGMENTS + CUT_SEGMENTS
+        };
+        if self.slots.len() >= limit {
             return Ok(None);
         }
         let file = disk.create(&slot_name(self.slots.len()))?;
@@ -223,10 +254,14 @@ impl Journal {
     /// the new generation; until it has, a restart ignores the cut.
     pub fn cut(&mut self, disk: &dyn Disk, keep: Seq, jump: bool, applied_synced: Seq) -> io::Result<bool> {
         self.generation += 1;
-        if !self.roll(disk, keep + 1, jump, applied_synced)? {
+        let how = if jump { Roll::Jump } else { Roll::Cut };
+        if !self.roll(disk, keep + 1, how, applied_synced)? {
             return Ok(false);
         }
         self.end = keep;
+        self.began = self.slots[self.active]
+            .head
+            .map_or((0, 0), |h| (h.number, h.first));
         let active = self.active;
         for (at, slot) in self.slots.iter_mut().enumerate() {
             if at != active && slot.head.is_some() {

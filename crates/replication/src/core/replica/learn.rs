@@ -50,7 +50,7 @@ impl Replica {
                         self.blocks.punch(b.block, 1).during("freeing blocks")?;
                     }
                     self.blocks
-                        .write(b.block, &[Entry::zero(b.version)], None)
+                        .write(b.block, &[Entry::zero(self.seed, b.block, b.version)], None)
                         .during("writing entries")?;
                 }
                 // No good copy yet: remember what should be here, so that a read finds it bad and looks elsewhere.
@@ -105,8 +105,9 @@ impl Replica {
             || self.sweep.as_ref().is_some_and(|s| in_journal(&s.index));
         let now = self.blocks.entries(seen.block, 1).during("reading entries")?[0];
         let moved = now.version != seen.version || now.crc != seen.crc;
-        let rot = now.version > self.journal.commit || !(now.is_data() || now.is_zero());
-        let fits = good.version <= self.applied && (good.version >= now.version || rot);
+        // The good copy is from a member that had applied everything durable when the repair began, so it is not older
+        // than what is in place here; its version may be lower than ours where ours is rot.
+        let fits = good.version <= self.applied;
         if held || moved || !fits || good.block != seen.block {
             return Ok(());
         }
@@ -124,7 +125,7 @@ impl Replica {
                 let entry = if good.version == 0 {
                     Entry::default()
                 } else {
-                    Entry::zero(good.version)
+                    Entry::zero(self.seed, good.block, good.version)
                 };
                 self.blocks
                     .write(good.block, &[entry], None)

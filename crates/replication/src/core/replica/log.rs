@@ -190,11 +190,20 @@ impl Replica {
         self.persist()
     }
 
-    fn cut_journal(&mut self, keep: Seq, jump: bool) -> Outcome {
+    pub(super) fn cut_journal(&mut self, keep: Seq, jump: bool) -> Outcome {
         self.jobs.forget_journal();
         self.unsynced_since = None;
-        let done = self.journal.cut(&*self.disk, keep, jump, self.applied_synced);
-        if !done.during("cutting the journal")? {
+        let cut = self.journal.cut(&*self.disk, keep, jump, self.applied_synced);
+        let mut done = cut.during("cutting the journal")?;
+        if !done {
+            // No segment is free: make room at the cost of this call.
+            self.apply_all()?;
+            self.blocks.sync().during("syncing the blocks")?;
+            self.applied_synced = self.applied;
+            let cut = self.journal.cut(&*self.disk, keep, jump, self.applied_synced);
+            done = cut.during("cutting the journal")?;
+        }
+        if !done {
             return Err(Fault::Full);
         }
         self.marked = self.journal.durable;

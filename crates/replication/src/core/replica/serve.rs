@@ -184,7 +184,7 @@ impl Replica {
         for (i, source) in run.iter().enumerate() {
             let at = block + i as u64;
             let (version, crc, kind) = match source {
-                Source::Place(e) if e.is_zero() => (e.version, 0, BlockKind::Zero),
+                Source::Place(e) if e.is_sound_zero(self.seed, at) => (e.version, e.crc, BlockKind::Zero),
                 Source::Place(e) if e.is_data() => (e.version, e.crc, BlockKind::Data),
                 Source::Place(e) => (e.version, e.crc, BlockKind::Bad),
                 Source::Journal(held) => match &held.kind {
@@ -251,8 +251,10 @@ impl Replica {
         while next < to && next - from < COPY_SCAN && c.data.len() < ANSWER_BYTES {
             let count = (to - next).min(u64::from(MAX_RECORD_BLOCKS));
             let entries = self.blocks.entries(next, count).during("reading entries")?;
-            let newer = |e: &Entry| e.version > have || !(e.is_data() || e.is_zero());
-            if entries.iter().any(newer) {
+            let newer = |(i, e): (usize, &Entry)| {
+                e.version > have || !(e.is_data() || e.is_sound_zero(self.seed, next + i as u64))
+            };
+            if entries.iter().enumerate().any(newer) {
                 let all = self.compose(next, count, true)?;
                 let mut at = 0;
                 for b in all.blocks {

@@ -52,6 +52,7 @@ impl Replica {
             blocks,
             segment,
             generation: 0,
+            active: (1, 1),
             promised: Epoch::ZERO,
             history: History::default(),
             log_end: 0,
@@ -85,6 +86,7 @@ impl Replica {
         let known = Known {
             segment: state.segment,
             generation: state.generation,
+            active: state.active,
             log_end: state.log_end,
             damage_is_end: settings.mutations.r10_damage_is_end,
         };
@@ -163,14 +165,8 @@ impl Replica {
             self.persist()?;
             self.journal.invalidate(stale).map_err(sync)?;
         }
-        let end = self.journal.end;
-        if !self
-            .journal
-            .cut(&*self.disk, end, false, self.applied_synced)
-            .map_err(sync)?
-        {
-            return Err(Fault::Full);
-        }
+        self.promote(now)?;
+        self.cut_journal(self.journal.end, false)?;
         self.persist()?;
         self.promote(now)
     }

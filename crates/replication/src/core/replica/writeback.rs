@@ -220,7 +220,7 @@ impl Replica {
                     None => Some((block, block + 1)),
                 };
             }
-            *entry = Entry::zero(piece.held.seq);
+            *entry = Entry::zero(self.seed, block, piece.held.seq);
             changed = true;
         }
         if let Some((start, end)) = freed {
