@@ -103,6 +103,15 @@ Examples:
   hikube region restore geneva"
     )]
     Demo(DemoArgs),
+    /// Get a path of the API with the identity that is at hand: a pod's service account, or a kubeconfig.
+    #[command(after_help = "\
+Examples:
+  hikube api /version
+  kubectl exec POD -- hikube api /api/v1/namespaces/default/pods")]
+    Api {
+        /// The path.
+        path: String,
+    },
     /// Print a completion script for a shell.
     #[command(after_help = "Examples:\n  hikube completion bash > /etc/bash_completion.d/hikube")]
     Completion {

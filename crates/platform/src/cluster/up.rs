@@ -161,15 +161,14 @@ async fn reload_host(cluster: &Cluster, binary: &Path) -> bool {
     let Ok(answer) = supervisor::call(&control, &Request::Status, START_PATIENCE) else {
         return false;
     };
-    if answer.program == binary {
+    let same = answer.program == binary;
+    if same || supervisor::call(&control, &Request::Leave, START_PATIENCE).is_err() {
         return supervisor::call(&control, &Request::Reload, SUPERVISOR_PATIENCE).is_ok();
     }
-    let left = supervisor::call(&control, &Request::Leave, START_PATIENCE);
     let deadline = Instant::now() + START_PATIENCE;
     while control.exists() && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    tracing::debug!(left = left.is_ok(), "the old supervisor of the host");
     false
 }
 
