@@ -1,10 +1,12 @@
-//! Pods: what is to be done ([`plan`]), how ([`worker`], [`start`], [`kill`], [`terminate`]), and what is
+//! Pods: what is to be done ([`plan`]), how ([`worker`], [`execute`], [`start`], [`kill`],
+//! [`terminate`]), and what is
 //! reported ([`status`], [`containers`], [`report`]). `plan`, `status`, `containers`, `env`'s service variables,
 //! `expand`, `fields`, `network` and `resources` are pure.
 
 pub mod build;
 pub mod containers;
 pub mod env;
+mod execute;
 pub mod expand;
 pub mod fields;
 mod gc;
@@ -17,6 +19,7 @@ pub mod network;
 pub mod plan;
 mod report;
 pub mod resources;
+mod security;
 pub mod spec;
 mod start;
 pub mod status;
