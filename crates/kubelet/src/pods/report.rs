@@ -107,8 +107,13 @@ impl Writer {
                     }
                     Ok(Ok(Outcome::Again)) => {}
                     other => {
-                        if let Ok(Err(error)) = other {
-                            tracing::debug!(pod = %self.id, %error, "status not written");
+                        match other {
+                            // The API is there and does not want it.
+                            Ok(Err(error @ kube::Error::Api(_))) => {
+                                tracing::info!(pod = %self.id, %error, "status refused");
+                            }
+                            Ok(Err(error)) => tracing::debug!(pod = %self.id, %error, "status not written"),
+                            _ => {}
                         }
                         tokio::time::sleep(pause).await;
                         pause = (pause * 2).min(RETRY_MAX);
