@@ -8,8 +8,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let status = Command::new(std::env::var("RUSTC")?)
         .args(["--edition", "2024", "--crate-type", "bin", "--target"])
         .arg(std::env::var("TARGET")?)
-        .args(["-C", "opt-level=s", "-C", "panic=abort", "-C", "relocation-model=static"])
-        .args(["-C", "link-arg=-nostartfiles", "-C", "link-arg=-nostdlib", "-C", "link-arg=-static"])
+        .args([
+            "-C",
+            "opt-level=s",
+            "-C",
+            "panic=abort",
+            "-C",
+            "relocation-model=static",
+        ])
+        .args([
+            "-C",
+            "link-arg=-nostartfiles",
+            "-C",
+            "link-arg=-nostdlib",
+            "-C",
+            "link-arg=-static",
+        ])
         .args(["-C", "strip=symbols", "-o"])
         .arg(&out)
         .arg("pause/pause.rs")

@@ -1,5 +1,22 @@
 //! Block devices for the kernel over one [`BlockDevice`] trait: a file in a FUSE mount under a loop device.
 //! Nothing here knows replication.
+//!
+//! ```text
+//! ext4 ── /dev/loopN ── <dir>/volume (FUSE) ── BlockDevice
+//! ```
+//!
+//! - [`BlockDevice`]: what an implementation serves.
+//! - [`Attachment`]: exposes one as `/dev/loopN`, grows it, takes it away.
+//! - [`clean_stale`]: removes what a killed process left under its directory.
+
+mod attach;
+mod error;
+mod fuse;
+mod loopdev;
+mod mounts;
+
+pub use attach::{Attachment, Options, clean_stale};
+pub use error::Error;
 
 use bytes::Bytes;
 
@@ -9,6 +26,8 @@ pub type Done<T> = Box<dyn FnOnce(Result<T, i32>) + Send>;
 /// A device that completes requests in any order. Offsets and lengths are bytes, and need not be aligned.
 /// Semantics are Linux's: a completed write may be volatile until a later flush; FLUSH covers every request
 /// completed before it was submitted; FUA completes on stable media.
+///
+/// The calls return at once; a device that is busy holds its requests back by completing them later.
 pub trait BlockDevice: Send + Sync + 'static {
     /// Size in bytes now; may grow.
     fn size_bytes(&self) -> u64;

@@ -6,14 +6,18 @@ use std::time::Duration;
 
 /// Kubernetes whose volumes survive the loss of a whole region.
 #[derive(Parser)]
-#[command(name = "hikube", version, after_help = "\
+#[command(
+    name = "hikube",
+    version,
+    after_help = "\
 Examples:
   hikube up                          a cluster of three regions on this machine
   export KUBECONFIG=$PWD/hikube.conf; hikube kubeconfig > hikube.conf
   hikube status
   hikube demo                        write through a volume while you break things
   hikube region fail geneva          lose a region; `hikube region restore geneva` brings it back
-  hikube delete                      remove everything")]
+  hikube delete                      remove everything"
+)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -31,7 +35,7 @@ pub enum Command {
 }
 
 /// Which cluster.
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Debug)]
 pub struct Name {
     /// Name of the cluster.
     #[arg(long, default_value = "hikube", env = "HIKUBE_CLUSTER")]
@@ -74,16 +78,30 @@ Examples:
   hikube logs control-plane-geneva --lines 500
   hikube logs etcd-gland -f")]
     Logs(LogsArgs),
+    /// Work with volumes, without Kubernetes.
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  hikube volume list
+  hikube volume create scratch --size 1Gi
+  hikube volume attach scratch           prints its block device
+  hikube volume verify scratch           compares its replicas"
+    )]
+    Volume(crate::volume::VolumeCommand),
     /// Bring container images into the cluster.
     #[command(subcommand)]
     Image(ImageCommand),
     /// Deploy a workload that must lose nothing, with a client that keeps the books.
-    #[command(args_conflicts_with_subcommands = true, after_help = "\
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "\
 Examples:
   hikube demo
   hikube region fail geneva
   hikube demo check                  what was lost, and the longest pause
-  hikube region restore geneva")]
+  hikube region restore geneva"
+    )]
     Demo(DemoArgs),
     /// Print a completion script for a shell.
     #[command(after_help = "Examples:\n  hikube completion bash > /etc/bash_completion.d/hikube")]
@@ -226,7 +244,13 @@ pub enum NodeStep {
     /// Stop containers and let go of volumes.
     Stop(NodeTarget),
     /// Import the images that every node has.
-    Images(NodeTarget),
+    Images {
+        /// Only the pause image.
+        #[arg(long)]
+        pause: bool,
+        #[command(flatten)]
+        target: NodeTarget,
+    },
 }
 
 #[derive(Args)]
@@ -258,7 +282,9 @@ pub struct LaunchArgs {
 #[command(next_help_heading = "Components")]
 pub enum ComponentCommand {
     /// API server, scheduler and controllers in one process.
-    #[command(after_help = "Examples:\n  hikube control-plane --identity cp-1 --advertise-address 10.0.0.1 ...")]
+    #[command(
+        after_help = "Examples:\n  hikube control-plane --identity cp-1 --advertise-address 10.0.0.1 ..."
+    )]
     ControlPlane(ControlPlaneArgs),
     /// The Kubernetes API server.
     #[command(after_help = "Examples:\n  hikube apiserver --etcd-servers https://10.0.0.1:2379 ...")]
@@ -267,10 +293,14 @@ pub enum ComponentCommand {
     #[command(after_help = "Examples:\n  hikube scheduler --kubeconfig scheduler.conf --identity a")]
     Scheduler(scheduler::Config),
     /// The controllers.
-    #[command(after_help = "Examples:\n  hikube controller-manager --kubeconfig cm.conf --identity a --root-ca ca.crt")]
+    #[command(
+        after_help = "Examples:\n  hikube controller-manager --kubeconfig cm.conf --identity a --root-ca ca.crt"
+    )]
     ControllerManager(ControllerManagerArgs),
     /// The kubelet of a node.
-    #[command(after_help = "Examples:\n  hikube kubelet --kubeconfig kubelet.conf --node-name a --node-ip 10.0.0.5 ...")]
+    #[command(
+        after_help = "Examples:\n  hikube kubelet --kubeconfig kubelet.conf --node-name a --node-ip 10.0.0.5 ..."
+    )]
     Kubelet(kubelet::Config),
     /// Services, cluster DNS and the way to the API of a node.
     #[command(after_help = "Examples:\n  hikube proxy --kubeconfig proxy.conf --node-name a ...")]
@@ -279,19 +309,27 @@ pub enum ComponentCommand {
     #[command(after_help = "Examples:\n  hikube csi --node-name a --region geneva --endpoint csi.sock ...")]
     Csi(csi::Config),
     /// The writing side of all volumes attached to a node.
-    #[command(after_help = "Examples:\n  hikube engine --node-name a --region geneva --socket engine.sock ...")]
+    #[command(
+        after_help = "Examples:\n  hikube engine --node-name a --region geneva --socket engine.sock ..."
+    )]
     Engine(replication::EngineConfig),
     /// The data storage of a region.
-    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, after_help = "\
+    #[command(
+        args_conflicts_with_subcommands = true,
+        subcommand_negates_reqs = true,
+        after_help = "\
 Examples:
   hikube store format --data-dir /srv/store --cluster prod --region geneva
-  hikube store --data-dir /srv/store --cluster prod --region geneva --listen 0.0.0.0:7400 ...")]
+  hikube store --data-dir /srv/store --cluster prod --region geneva --listen 0.0.0.0:7400 ..."
+    )]
     Store(StoreArgs),
     /// Start and watch the processes of a region.
     #[command(after_help = "Examples:\n  hikube supervisor --spec geneva.json")]
     Supervisor(SupervisorArgs),
     /// Forward connections to whichever API server is ready.
-    #[command(after_help = "Examples:\n  hikube forward --api-listen 127.0.0.1:6443 --api-backends 10.0.0.1:6443 ...")]
+    #[command(
+        after_help = "Examples:\n  hikube forward --api-listen 127.0.0.1:6443 --api-backends 10.0.0.1:6443 ..."
+    )]
     Forward(network::ForwardConfig),
     /// The demo's server, which runs in its pod.
     #[command(hide = true)]

@@ -12,17 +12,19 @@ const STACK_BYTES: usize = 1 << 20;
 /// Runs a component.
 pub fn run(command: ComponentCommand) -> Result<()> {
     if let ComponentCommand::Store(StoreArgs {
-        command: Some(StoreCommand::Format {
-            data_dir,
-            cluster,
-            region,
-        }),
+        command:
+            Some(StoreCommand::Format {
+                data_dir,
+                cluster,
+                region,
+            }),
         ..
     }) = &command
     {
         return replication::store_format(data_dir, cluster, region).context("format the store");
     }
-    logging::init("info");
+    // Both say at WARN what every client meets while servers come and go; their callers retry.
+    logging::init("info,kube_client=error,kube_runtime=error");
     end_on_panic();
     let runtime = match &command {
         // These only wait.

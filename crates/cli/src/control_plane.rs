@@ -24,7 +24,11 @@ pub async fn run(args: ControlPlaneArgs, shutdown: CancellationToken) -> Result<
     let token = shutdown.clone();
     tasks.spawn(async move { scheduler::run(scheduler, token).await.context("scheduler") });
     let token = shutdown.clone();
-    tasks.spawn(async move { controllers::run(controllers, storage, token).await.context("controllers") });
+    tasks.spawn(async move {
+        controllers::run(controllers, storage, token)
+            .await
+            .context("controllers")
+    });
     let first = tasks.join_next().await.context("nothing was started")?;
     // The others finish what they have begun.
     shutdown.cancel();

@@ -21,7 +21,10 @@ pub fn summary(summary: &Summary) -> String {
     };
     let mut text = String::new();
     for region in &summary.failed_regions {
-        let _ = writeln!(text, "region {region} stays failed: hikube region restore {region}{option}");
+        let _ = writeln!(
+            text,
+            "region {region} stays failed: hikube region restore {region}{option}"
+        );
     }
     let _ = write!(
         text,
@@ -54,7 +57,11 @@ pub fn status(status: &Status) -> String {
         let ready = word(p.ready, "ready", "not ready");
         vec![p.name.clone(), p.region.clone(), ready, p.leads.join(",")]
     });
-    table(&mut text, &["CONTROL PLANE", "REGION", "STATE", "LEADS"], rows.collect());
+    table(
+        &mut text,
+        &["CONTROL PLANE", "REGION", "STATE", "LEADS"],
+        rows.collect(),
+    );
     let mut rows = Vec::new();
     for group in &status.node_groups {
         let range = format!("{}..{}", group.min, group.max);
@@ -67,10 +74,18 @@ pub fn status(status: &Status) -> String {
             rows.push(row.map(String::clone).to_vec());
         }
     }
-    table(&mut text, &["NODE GROUP", "SIZE", "NODE", "REGION", "STATE"], rows);
+    table(
+        &mut text,
+        &["NODE GROUP", "SIZE", "NODE", "REGION", "STATE"],
+        rows,
+    );
     let rows = status.regions.iter().map(|r| {
         let stores = r.stores.iter().map(|s| format!("{} {}", s.address, s.state));
-        vec![r.name.clone(), r.state.clone(), stores.collect::<Vec<_>>().join(",")]
+        vec![
+            r.name.clone(),
+            r.state.clone(),
+            stores.collect::<Vec<_>>().join(","),
+        ]
     });
     table(&mut text, &["REGION", "STATE", "STORE"], rows.collect());
     let rows = status.volumes.iter().map(|v| {
@@ -78,12 +93,23 @@ pub fn status(status: &Status) -> String {
             0 => format!("{} {}", r.region, r.state),
             lag => format!("{} {} (-{})", r.region, r.state, size(lag)),
         });
-        let node = if v.node.is_empty() { "-".into() } else { v.node.clone() };
-        let claim = format!("{}/{}", v.namespace, v.claim);
+        let node = if v.node.is_empty() {
+            "-".into()
+        } else {
+            v.node.clone()
+        };
+        let claim = match v.namespace.as_str() {
+            "" => v.claim.clone(),
+            namespace => format!("{namespace}/{}", v.claim),
+        };
         let replicas = replicas.collect::<Vec<_>>().join(", ");
         vec![claim, size(v.size_bytes), v.epoch.to_string(), node, replicas]
     });
-    table(&mut text, &["VOLUME", "SIZE", "EPOCH", "NODE", "REPLICAS"], rows.collect());
+    table(
+        &mut text,
+        &["VOLUME", "SIZE", "EPOCH", "NODE", "REPLICAS"],
+        rows.collect(),
+    );
     text
 }
 
@@ -96,7 +122,11 @@ fn word(value: Option<bool>, yes: &str, no: &str) -> String {
 }
 
 fn flag(value: Option<bool>, yes: &str) -> String {
-    if value == Some(true) { yes.into() } else { String::new() }
+    if value == Some(true) {
+        yes.into()
+    } else {
+        String::new()
+    }
 }
 
 fn size(bytes: u64) -> String {
@@ -119,12 +149,18 @@ fn table(text: &mut String, header: &[&str], rows: Vec<Vec<String>>) {
     let header: Vec<String> = header.iter().map(|h| (*h).to_owned()).collect();
     let width = |column: usize| {
         let all = rows.iter().chain([&header]);
-        all.filter_map(|r| r.get(column)).map(|c| c.chars().count()).max().unwrap_or(0)
+        all.filter_map(|r| r.get(column))
+            .map(|c| c.chars().count())
+            .max()
+            .unwrap_or(0)
     };
     let widths: Vec<usize> = (0..header.len()).map(width).collect();
     text.push('\n');
     for row in [&header].into_iter().chain(&rows) {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"));
         let line = cells.collect::<Vec<_>>().join("   ");
         text.push_str(line.trim_end());
         text.push('\n');
@@ -138,7 +174,11 @@ mod tests {
     #[test]
     fn tables_are_aligned() {
         let mut text = String::new();
-        table(&mut text, &["A", "B"], vec![vec!["long".into(), "x".into()], vec!["y".into()]]);
+        table(
+            &mut text,
+            &["A", "B"],
+            vec![vec!["long".into(), "x".into()], vec!["y".into()]],
+        );
         assert_eq!(text, "\nA      B\nlong   x\ny\n");
     }
 

@@ -41,6 +41,7 @@ pub fn run(command: UserCommand) -> Result<()> {
         }
         UserCommand::Kubeconfig(name) => kubeconfig(&name.name),
         UserCommand::Logs(args) => logs(&args),
+        UserCommand::Volume(command) => runtime()?.block_on(crate::volume::run(command)),
         UserCommand::Image(ImageCommand::Load { file, name }) => load(&name.name, &file),
         UserCommand::Demo(args) => demo(&args),
         UserCommand::Completion { shell } => {
@@ -52,7 +53,9 @@ pub fn run(command: UserCommand) -> Result<()> {
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+    Ok(tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?)
 }
 
 fn up(args: UpArgs) -> Result<()> {
@@ -60,7 +63,10 @@ fn up(args: UpArgs) -> Result<()> {
         Some(path) => Some(std::fs::read_to_string(path).with_context(|| path.display().to_string())?),
         None => None,
     };
-    cluster::set_addons(vec![network::MANIFESTS, csi::MANIFESTS]);
+    cluster::set_parts(cluster::Parts {
+        manifests: vec![network::MANIFESTS, csi::MANIFESTS],
+        conflist: network::conflist,
+    });
     let options = UpOptions {
         name: args.name.name,
         manifest,
@@ -75,7 +81,10 @@ fn up(args: UpArgs) -> Result<()> {
             Ok(())
         }
         (Err(cluster::Error::Manifest(problems)), Some(path)) => {
-            let lines: Vec<String> = problems.iter().map(|p| format!("{}: {p}", path.display())).collect();
+            let lines: Vec<String> = problems
+                .iter()
+                .map(|p| format!("{}: {p}", path.display()))
+                .collect();
             bail!("{}", lines.join("\nhikube: "))
         }
         (Err(error), _) => Err(error.into()),
@@ -197,7 +206,10 @@ fn demo(args: &DemoArgs) -> Result<()> {
     let report = runtime.block_on(platform::demo::check(&name.name))?;
     println!("records acknowledged   {}", report.acknowledged);
     println!("records on the volume  {}", report.stored);
-    println!("longest pause          {:.2} s", report.longest_pause.as_secs_f64());
+    println!(
+        "longest pause          {:.2} s",
+        report.longest_pause.as_secs_f64()
+    );
     println!("lost                   {}", report.lost);
     match report.lost {
         0 => Ok(()),
@@ -206,14 +218,14 @@ fn demo(args: &DemoArgs) -> Result<()> {
 }
 
 fn step(step: NodeStep) -> Result<()> {
-    let (NodeStep::Clean(target) | NodeStep::Stop(target) | NodeStep::Images(target)) = &step;
+    let (NodeStep::Clean(target) | NodeStep::Stop(target) | NodeStep::Images { target, .. }) = &step;
     let layout = Layout::new(&target.name.name)?;
     let (region, name) = (&target.region, &target.node);
     match step {
         NodeStep::Clean(_) => node::clean(&layout, region, name)?,
         NodeStep::Stop(_) => runtime()?.block_on(node::stop(&layout, region, name))?,
-        NodeStep::Images(_) => {
-            let imported = runtime()?.block_on(node::import_images(&layout, name))?;
+        NodeStep::Images { pause, .. } => {
+            let imported = runtime()?.block_on(node::import_images(&layout, name, pause))?;
             println!("imported {}", imported.join(", "));
         }
     }

@@ -7,6 +7,7 @@ mod elect;
 pub mod events;
 pub mod informer;
 pub mod pods;
+pub mod quantity;
 pub mod queue;
 pub mod select;
 

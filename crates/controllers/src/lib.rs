@@ -2,17 +2,22 @@
 //! API, whether a silent node still reaches the storage, comes through [`StorageContact`].
 
 mod context;
+mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod gc;
 mod hash;
+mod job;
 mod namespace;
+mod node;
 mod ownership;
 mod pod_control;
 mod replicaset;
 mod resources;
 mod service_account;
 mod statefulset;
+mod volume;
 
 use context::Context;
 use std::path::PathBuf;
@@ -87,14 +92,23 @@ pub async fn run(
 /// One term of leadership: fresh caches, so that nothing observed before it counts.
 async fn control(client: kube::Client, config: Config, storage: Arc<dyn StorageContact>) {
     let context = Context::new(client, &config.identity);
-    let _ = storage;
     let replica_sets = replicaset::Controller::new(&context);
     let deployments = deployment::Controller::new(&context);
     let stateful_sets = statefulset::Controller::new(&context);
+    let daemon_sets = daemonset::Controller::new(&context);
+    let jobs = job::Controller::new(&context);
+    let budgets = disruption::Controller::new(&context);
     let endpoints = endpoints::Controller::new(&context);
     let service_accounts = service_account::Controller::new(&context, config.root_ca);
     let namespaces = namespace::Controller::new(&context);
     let garbage = gc::Controller::new(&context);
+    let nodes = node::Controller::new(&context, storage);
+    let evictions = node::eviction::Controller::new(&context);
+    let pod_gc = node::pod_gc::Controller::new(&context);
+    let binder = volume::binder::Controller::new(&context);
+    let protection = volume::protection::Controller::new(&context);
+    let ephemeral = volume::ephemeral::Controller::new(&context);
+    let attach = volume::attach::Controller::new(&context);
     // Dropped with this future when leadership is lost, which ends all tasks.
     let mut tasks = JoinSet::new();
     context.start(&mut tasks);
@@ -103,10 +117,20 @@ async fn control(client: kube::Client, config: Config, storage: Arc<dyn StorageC
     tasks.spawn(replica_sets.run());
     tasks.spawn(deployments.run());
     tasks.spawn(stateful_sets.run());
+    tasks.spawn(daemon_sets.run());
+    tasks.spawn(jobs.run());
+    tasks.spawn(budgets.run());
     tasks.spawn(endpoints.run());
     tasks.spawn(service_accounts.run());
     tasks.spawn(namespaces.run());
     tasks.spawn(garbage.run());
+    tasks.spawn(nodes.run());
+    tasks.spawn(evictions.run());
+    tasks.spawn(pod_gc.run());
+    tasks.spawn(binder.run());
+    tasks.spawn(protection.run());
+    tasks.spawn(ephemeral.run());
+    tasks.spawn(attach.run());
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
             // A bug in one controller: a new term starts all of them anew.

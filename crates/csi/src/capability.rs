@@ -42,7 +42,10 @@ pub(crate) struct Capability {
 
 /// Checks one capability; the text says what is not supported.
 pub(crate) fn check(capability: &VolumeCapability) -> Result<Capability, String> {
-    let mode = capability.access_mode.ok_or("volume_capability: no access_mode")?.mode;
+    let mode = capability
+        .access_mode
+        .ok_or("volume_capability: no access_mode")?
+        .mode;
     let mode = Mode::try_from(mode).map_err(|_| format!("access_mode {mode} is unknown"))?;
     let (read_only, single_user) = match mode {
         Mode::SingleNodeWriter | Mode::SingleNodeMultiWriter => (false, false),
@@ -69,7 +72,10 @@ pub(crate) fn check(capability: &VolumeCapability) -> Result<Capability, String>
 
 fn check_mount(mount: &MountVolume) -> Result<Access, String> {
     if !mount.fs_type.is_empty() && !crate::filesystem::SUPPORTED.contains(&mount.fs_type.as_str()) {
-        return Err(format!("fs_type {} is not supported, only ext4 and xfs", mount.fs_type));
+        return Err(format!(
+            "fs_type {} is not supported, only ext4 and xfs",
+            mount.fs_type
+        ));
     }
     Ok(Access::Mount {
         fs_type: mount.fs_type.clone(),
@@ -97,8 +103,16 @@ pub(crate) fn size(range: Option<&CapacityRange>) -> Result<(i64, i64), Status> 
     if required < 0 || limit < 0 {
         return Err(Status::invalid_argument("capacity_range: negative"));
     }
-    let most = if limit == 0 { MAXIMUM_SIZE } else { limit.min(MAXIMUM_SIZE) / BLOCK * BLOCK };
-    let wanted = if required > 0 { required } else { DEFAULT_SIZE.min(most) };
+    let most = if limit == 0 {
+        MAXIMUM_SIZE
+    } else {
+        limit.min(MAXIMUM_SIZE) / BLOCK * BLOCK
+    };
+    let wanted = if required > 0 {
+        required
+    } else {
+        DEFAULT_SIZE.min(most)
+    };
     let wanted = wanted.max(MINIMUM_SIZE);
     // Checked before rounding up, which could overflow.
     if wanted > most {
@@ -108,7 +122,9 @@ pub(crate) fn size(range: Option<&CapacityRange>) -> Result<(i64, i64), Status> 
     }
     let least = wanted.div_euclid(BLOCK) * BLOCK + if wanted % BLOCK == 0 { 0 } else { BLOCK };
     if least > most {
-        return Err(Status::out_of_range(format!("capacity_range: no multiple of {BLOCK} bytes in it")));
+        return Err(Status::out_of_range(format!(
+            "capacity_range: no multiple of {BLOCK} bytes in it"
+        )));
     }
     Ok((least, most))
 }
@@ -118,7 +134,9 @@ pub(crate) fn size(range: Option<&CapacityRange>) -> Result<(i64, i64), Status> 
 pub(crate) fn volume_id(name: &str) -> Result<String, Status> {
     text("name", name)?;
     if name.len() > NAME_LIMIT {
-        return Err(Status::invalid_argument(format!("name: longer than {NAME_LIMIT} bytes")));
+        return Err(Status::invalid_argument(format!(
+            "name: longer than {NAME_LIMIT} bytes"
+        )));
     }
     let letters = name
         .bytes()
@@ -126,7 +144,10 @@ pub(crate) fn volume_id(name: &str) -> Result<String, Status> {
     if letters && name.len() <= LABEL_LIMIT && !name.starts_with('-') && !name.ends_with('-') {
         return Ok(name.into());
     }
-    Ok(format!("vol-{}", uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, name.as_bytes())))
+    Ok(format!(
+        "vol-{}",
+        uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, name.as_bytes())
+    ))
 }
 
 /// What the parameters of a StorageClass say.
@@ -155,7 +176,9 @@ pub(crate) fn parameters(given: &HashMap<String, String>) -> Result<Parameters, 
             ("csi.storage.k8s.io/pvc/namespace", _) => drop(keep("namespace")),
             ("csi.storage.k8s.io/pv/name" | "csi.storage.k8s.io/fstype", _) => {}
             (other, _) => {
-                return Err(Status::invalid_argument(format!("parameters: {other} is unknown")));
+                return Err(Status::invalid_argument(format!(
+                    "parameters: {other} is unknown"
+                )));
             }
         }
     }
@@ -168,13 +191,20 @@ pub(crate) fn region(requirement: Option<&TopologyRequirement>, own: &str) -> Re
     let Some(requirement) = requirement else {
         return Ok(own.into());
     };
-    let mut terms = requirement.preferred.iter().chain(&requirement.requisite).peekable();
+    let mut terms = requirement
+        .preferred
+        .iter()
+        .chain(&requirement.requisite)
+        .peekable();
     if terms.peek().is_none() {
         return Ok(own.into());
     }
-    terms.find_map(|t| t.segments.get(REGION_KEY)).cloned().ok_or_else(|| {
-        Status::resource_exhausted(format!("accessibility_requirements: no term with {REGION_KEY}"))
-    })
+    terms
+        .find_map(|t| t.segments.get(REGION_KEY))
+        .cloned()
+        .ok_or_else(|| {
+            Status::resource_exhausted(format!("accessibility_requirements: no term with {REGION_KEY}"))
+        })
 }
 
 #[cfg(test)]

@@ -35,7 +35,11 @@ pub(crate) async fn run<A: AsRef<OsStr>>(tool: &str, args: &[A], timeout: Durati
         .map_err(|_| Status::deadline_exceeded(format!("{tool} did not end within {} s", timeout.as_secs())))?
         .map_err(|e| Status::failed_precondition(format!("cannot run {tool}: {e}")))?;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut said = format!("{} {}", stdout.trim(), String::from_utf8_lossy(&output.stderr).trim());
+    let mut said = format!(
+        "{} {}",
+        stdout.trim(),
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
     if let Some((at, _)) = said.char_indices().nth(MESSAGE_LIMIT) {
         said.truncate(at);
     }
@@ -48,10 +52,17 @@ pub(crate) async fn run<A: AsRef<OsStr>>(tool: &str, args: &[A], timeout: Durati
 }
 
 /// As [`run`], where every code but 0 is INTERNAL.
-pub(crate) async fn succeed<A: AsRef<OsStr>>(tool: &str, args: &[A], timeout: Duration) -> Result<(), Status> {
+pub(crate) async fn succeed<A: AsRef<OsStr>>(
+    tool: &str,
+    args: &[A],
+    timeout: Duration,
+) -> Result<(), Status> {
     let ended = run(tool, args, timeout).await?;
     if ended.code == 0 {
         return Ok(());
     }
-    Err(Status::internal(format!("{tool} ended with {}: {}", ended.code, ended.said)))
+    Err(Status::internal(format!(
+        "{tool} ended with {}: {}",
+        ended.code, ended.said
+    )))
 }

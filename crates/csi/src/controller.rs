@@ -25,7 +25,12 @@ pub(crate) struct ControllerService {
 }
 
 /// Which regions of a new volume were asked for: empty for all.
-fn fits(volume: &engine::Volume, class: &str, regions: &[String], (least, most): (i64, i64)) -> Result<(), String> {
+fn fits(
+    volume: &engine::Volume,
+    class: &str,
+    regions: &[String],
+    (least, most): (i64, i64),
+) -> Result<(), String> {
     let size = i64::try_from(volume.size_bytes).unwrap_or(i64::MAX);
     if size < least || size > most {
         return Err(format!("it has {size} bytes, not {least} to {most}"));
@@ -59,7 +64,9 @@ fn describe(volume: &engine::Volume) -> Volume {
 }
 
 fn check_all(capabilities: &[VolumeCapability]) -> Result<(), String> {
-    capabilities.iter().try_for_each(|c| capability::check(c).map(drop))
+    capabilities
+        .iter()
+        .try_for_each(|c| capability::check(c).map(drop))
 }
 
 #[tonic::async_trait]
@@ -83,7 +90,10 @@ impl Controller for ControllerService {
         let parameters = capability::parameters(&request.parameters)?;
         let bounds = capability::size(request.capacity_range.as_ref())?;
         let regions = match parameters.class {
-            "local" => vec![capability::region(request.accessibility_requirements.as_ref(), &self.region)?],
+            "local" => vec![capability::region(
+                request.accessibility_requirements.as_ref(),
+                &self.region,
+            )?],
             _ => Vec::new(),
         };
         let engine = self.engine.clone();
@@ -94,7 +104,9 @@ impl Controller for ControllerService {
                     .map_err(|why| Status::already_exists(format!("volume {id} exists: {why}")))?;
             }
             // Repeated for one that exists too: an earlier call may have been cut short between the replicas.
-            let size = existing.as_ref().map_or(bounds.0.unsigned_abs(), |v| v.size_bytes);
+            let size = existing
+                .as_ref()
+                .map_or(bounds.0.unsigned_abs(), |v| v.size_bytes);
             let labels = existing.map_or(parameters.labels, |v| v.labels);
             let new = NewVolume {
                 id,
@@ -139,8 +151,10 @@ impl Controller for ControllerService {
         capability::text("volume_id", &request.volume_id)?;
         capability::text("node_id", &request.node_id)?;
         capability::required(request.volume_capability.as_ref())?;
-        let (volume, node) =
-            futures::join!(self.engine.get(&request.volume_id), self.nodes.check(&request.node_id));
+        let (volume, node) = futures::join!(
+            self.engine.get(&request.volume_id),
+            self.nodes.check(&request.node_id)
+        );
         volume?;
         node?;
         Ok(Response::new(ControllerPublishVolumeResponse::default()))
@@ -197,9 +211,9 @@ impl Controller for ControllerService {
             .map_err(|_| Status::invalid_argument("max_entries: negative"))?;
         let after = match request.starting_token.as_str() {
             "" => "",
-            token => token
-                .strip_prefix(TOKEN_PREFIX)
-                .ok_or_else(|| Status::aborted(format!("starting_token: {token} was not given by this driver")))?,
+            token => token.strip_prefix(TOKEN_PREFIX).ok_or_else(|| {
+                Status::aborted(format!("starting_token: {token} was not given by this driver"))
+            })?,
         };
         let mut volumes = self.engine.list().await?;
         volumes.sort_by(|a, b| a.id.cmp(&b.id));
@@ -207,7 +221,10 @@ impl Controller for ControllerService {
         let mut next_token = String::new();
         if most > 0 && volumes.len() > most {
             volumes.truncate(most);
-            next_token = volumes.last().map(|v| format!("{TOKEN_PREFIX}{}", v.id)).unwrap_or_default();
+            next_token = volumes
+                .last()
+                .map(|v| format!("{TOKEN_PREFIX}{}", v.id))
+                .unwrap_or_default();
         }
         let entries = volumes.iter().map(|v| list_volumes_response::Entry {
             volume: Some(describe(v)),
@@ -282,12 +299,23 @@ impl Controller for ControllerService {
             let volume = engine.get(&id).await?;
             let size = i64::try_from(volume.size_bytes).unwrap_or(i64::MAX);
             if size > most {
-                return Err(Status::out_of_range(format!("volume {id} has {size} bytes already")));
+                return Err(Status::out_of_range(format!(
+                    "volume {id} has {size} bytes already"
+                )));
             }
             if size >= least {
                 return Ok(volume);
             }
-            engine.expand(&id, least.unsigned_abs()).await
+            match engine.expand(&id, least.unsigned_abs()).await {
+                // Open on another node: only that node's engine can grow it, which NodeExpandVolume asks for.
+                Err(status) if status.code() == Code::FailedPrecondition && !volume.node.is_empty() => {
+                    Ok(engine::Volume {
+                        size_bytes: least.unsigned_abs(),
+                        ..volume
+                    })
+                }
+                result => result,
+            }
         };
         let volume = self.locks.run(&request.volume_id, expand).await?;
         Ok(Response::new(ControllerExpandVolumeResponse {

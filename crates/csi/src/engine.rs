@@ -60,7 +60,13 @@ impl Engine {
 
     pub(crate) async fn list(&self) -> Result<Vec<Volume>, Status> {
         let request = bounded(api::ListVolumesRequest {}, READ_TIMEOUT);
-        Ok(self.client.clone().list_volumes(request).await?.into_inner().volumes)
+        Ok(self
+            .client
+            .clone()
+            .list_volumes(request)
+            .await?
+            .into_inner()
+            .volumes)
     }
 
     /// The volume, or `None` when there is none of this id.
@@ -99,7 +105,12 @@ impl Engine {
         };
         let request = bounded(request, CHANGE_TIMEOUT);
         let reply = self.client.clone().attach_volume(request).await?.into_inner();
-        tracing::info!(volume = id, device = reply.device_path, epoch = reply.epoch, "attached");
+        tracing::info!(
+            volume = id,
+            device = reply.device_path,
+            epoch = reply.epoch,
+            "attached"
+        );
         Ok(reply.device_path.into())
     }
 

@@ -14,6 +14,7 @@ mod node;
 mod nodes;
 mod publish;
 mod registration;
+mod sidecar;
 mod socket;
 mod stage;
 mod stats;
@@ -84,17 +85,30 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         Some(path) => Some(client::connect(path).await?.client),
         None => None,
     };
-    let services = serve(&config, client, shutdown.clone());
+    let services = serve(&config, client.clone(), shutdown.clone());
     let registration = async {
         match config.registration.clone() {
             Some(socket) => registration::serve(socket, config.endpoint.clone(), shutdown.clone()).await,
             None => Ok(()),
         }
     };
-    tokio::try_join!(services, registration).map(drop)
+    let sidecar = async {
+        match client {
+            Some(client) => sidecar::run(client, &config.endpoint, &config.node_name).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        result = async { tokio::try_join!(services, registration) } => result.map(drop),
+        () = sidecar => Ok(()),
+    }
 }
 
-async fn serve(config: &Config, client: Option<kube::Client>, shutdown: CancellationToken) -> Result<(), Error> {
+async fn serve(
+    config: &Config,
+    client: Option<kube::Client>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
     let engine = engine::Engine::new(&config.engine_socket);
     let controller = controller::ControllerService {
         engine: engine.clone(),

@@ -27,8 +27,8 @@ impl Locks {
     {
         let lock = self.lock(volume);
         let guard = tokio::time::timeout(WAIT, lock.lock_owned()).await;
-        let guard =
-            guard.map_err(|_| Status::aborted(format!("an operation on volume {volume} is still running")))?;
+        let guard = guard
+            .map_err(|_| Status::aborted(format!("an operation on volume {volume} is still running")))?;
         let task = tokio::spawn(async move {
             let _guard = guard;
             operation.await
@@ -71,9 +71,15 @@ mod tests {
         });
         tokio::time::sleep(Duration::from_millis(20)).await;
         caller.abort();
-        let seen = locks.run("v", async move { Ok(steps.load(Ordering::SeqCst)) }).await;
+        let seen = locks
+            .run("v", async move { Ok(steps.load(Ordering::SeqCst)) })
+            .await;
         assert_eq!(seen.unwrap(), 1);
         locks.run("w", async { Ok(()) }).await.unwrap();
-        assert_eq!(locks.held.lock().unwrap().len(), 1, "ended operations leave nothing");
+        assert_eq!(
+            locks.held.lock().unwrap().len(),
+            1,
+            "ended operations leave nothing"
+        );
     }
 }

@@ -22,7 +22,10 @@ where
     let joined = tokio::time::timeout(timeout, tokio::task::spawn_blocking(work)).await;
     joined
         .map_err(|_| {
-            Status::deadline_exceeded(format!("{what}: no answer from the device in {} s", timeout.as_secs()))
+            Status::deadline_exceeded(format!(
+                "{what}: no answer from the device in {} s",
+                timeout.as_secs()
+            ))
         })?
         .map_err(|e| Status::internal(format!("{what}: {e}")))?
         .map_err(|e| Status::internal(format!("{what}: {e}")))
@@ -42,7 +45,10 @@ pub(crate) async fn mount(
     read_only: bool,
 ) -> Result<(), Status> {
     let (mut flags, data) = parse_options(options);
-    flags.set(MountFlags::RDONLY, read_only || flags.contains(MountFlags::RDONLY));
+    flags.set(
+        MountFlags::RDONLY,
+        read_only || flags.contains(MountFlags::RDONLY),
+    );
     let data = CString::new(data).map_err(|_| Status::invalid_argument("mount_flags: holds a zero byte"))?;
     let (device, target, fs_type) = (device.to_owned(), target.to_owned(), fs_type.to_owned());
     let what = format!("mount {} on {}", device.display(), target.display());
@@ -78,7 +84,11 @@ pub(crate) async fn bind(source: &Path, target: &Path, read_only: bool) -> Resul
 pub(crate) async fn unmount(target: &Path, lazy: bool) -> Result<(), Status> {
     let target = target.to_owned();
     let what = format!("unmount {}", target.display());
-    let flags = if lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
+    let flags = if lazy {
+        UnmountFlags::DETACH
+    } else {
+        UnmountFlags::empty()
+    };
     blocking(&what, TIMEOUT, move || {
         // Several may lie on top of each other after calls that were cut short.
         while mountinfo::at(&mountinfo::read()?, &target).is_some() {
@@ -199,7 +209,11 @@ mod tests {
 
     #[test]
     fn options_become_flags_or_data() {
-        let options = ["noatime,discard".to_owned(), "ro".to_owned(), "commit=5".to_owned()];
+        let options = [
+            "noatime,discard".to_owned(),
+            "ro".to_owned(),
+            "commit=5".to_owned(),
+        ];
         let (flags, data) = parse_options(&options);
         assert_eq!(flags, MountFlags::NOATIME | MountFlags::RDONLY);
         assert_eq!(data, "discard,commit=5");

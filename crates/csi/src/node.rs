@@ -36,7 +36,10 @@ impl Node for NodeService {
     ) -> Result<Response<NodeStageVolumeResponse>, Status> {
         let request = request.into_inner();
         let id = capability::text("volume_id", &request.volume_id)?.to_owned();
-        let path = mount::normal(capability::text("staging_target_path", &request.staging_target_path)?);
+        let path = mount::normal(capability::text(
+            "staging_target_path",
+            &request.staging_target_path,
+        )?);
         let capability = capability::required(request.volume_capability.as_ref())?;
         let host = self.host.clone();
         let key = id.clone();
@@ -51,7 +54,10 @@ impl Node for NodeService {
     ) -> Result<Response<NodeUnstageVolumeResponse>, Status> {
         let request = request.into_inner();
         let id = capability::text("volume_id", &request.volume_id)?.to_owned();
-        let path = mount::normal(capability::text("staging_target_path", &request.staging_target_path)?);
+        let path = mount::normal(capability::text(
+            "staging_target_path",
+            &request.staging_target_path,
+        )?);
         let host = self.host.clone();
         let key = id.clone();
         let work = async move { stage::unstage(&host, &id, &path).await };
@@ -68,7 +74,9 @@ impl Node for NodeService {
         let target = mount::normal(capability::text("target_path", &request.target_path)?);
         let capability = capability::required(request.volume_capability.as_ref())?;
         if request.staging_target_path.is_empty() {
-            return Err(Status::failed_precondition("staging_target_path is missing: stage the volume first"));
+            return Err(Status::failed_precondition(
+                "staging_target_path is missing: stage the volume first",
+            ));
         }
         let publication = Publication {
             id: id.clone(),
@@ -107,7 +115,9 @@ impl Node for NodeService {
         let request = request.into_inner();
         capability::text("volume_id", &request.volume_id)?;
         let path = mount::normal(capability::text("volume_path", &request.volume_path)?);
-        crate::stats::of(&self.host, &request.volume_id, &path).await.map(Response::new)
+        crate::stats::of(&self.host, &request.volume_id, &path)
+            .await
+            .map(Response::new)
     }
 
     async fn node_expand_volume(

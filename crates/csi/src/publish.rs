@@ -90,7 +90,8 @@ pub(crate) async fn block(host: &Host, wish: &Publication) -> Result<(), Status>
         sys::unmount(&wish.target, true).await?;
     }
     let node = device.file_name().map(|name| Path::new("/").join(name));
-    let other = |m: &&Mount| node.as_ref() == Some(&m.root) && m.fs_type == "devtmpfs" && m.target != wish.target;
+    let other =
+        |m: &&Mount| node.as_ref() == Some(&m.root) && m.fs_type == "devtmpfs" && m.target != wish.target;
     refuse_second(wish, mounts.iter().find(other))?;
     sys::make_file(&wish.target)?;
     sys::bind(&device, &wish.target, wish.read_only).await

@@ -48,10 +48,20 @@ pub(crate) async fn of(host: &Host, id: &str, path: &Path) -> Result<NodeGetVolu
         used: signed(total.saturating_sub(free).saturating_mul(scale)),
         unit: unit.into(),
     };
-    let said = if turned_read_only { "read-only after an error" } else { "mounted" };
+    let said = if turned_read_only {
+        "read-only after an error"
+    } else {
+        "mounted"
+    };
     Ok(NodeGetVolumeStatsResponse {
         usage: vec![
-            usage(Unit::Bytes, stat.f_frsize, stat.f_blocks, stat.f_bfree, stat.f_bavail),
+            usage(
+                Unit::Bytes,
+                stat.f_frsize,
+                stat.f_blocks,
+                stat.f_bfree,
+                stat.f_bavail,
+            ),
             usage(Unit::Inodes, 1, stat.f_files, stat.f_ffree, stat.f_favail),
         ],
         volume_condition: Some(condition(turned_read_only, said)),

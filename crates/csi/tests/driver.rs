@@ -1,6 +1,8 @@
 //! The driver against a fake engine on loop devices: the public conformance suite (csi-sanity) and what it does
 //! not ask. Needs root and loop devices.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 mod fake;
 
 use fake::{FakeEngine, run};
@@ -90,7 +92,10 @@ impl Setup {
             volume_capability: Some(capability.clone()),
             ..NodeStageVolumeRequest::default()
         };
-        NodeClient::new(self.channel.clone()).node_stage_volume(request).await.map(drop)
+        NodeClient::new(self.channel.clone())
+            .node_stage_volume(request)
+            .await
+            .map(drop)
     }
 
     async fn publish(
@@ -108,7 +113,10 @@ impl Setup {
             readonly,
             ..NodePublishVolumeRequest::default()
         };
-        NodeClient::new(self.channel.clone()).node_publish_volume(request).await.map(drop)
+        NodeClient::new(self.channel.clone())
+            .node_publish_volume(request)
+            .await
+            .map(drop)
     }
 
     async fn unpublish(&self, id: &str, target: &str) {
@@ -126,7 +134,10 @@ impl Setup {
             volume_id: id.into(),
             staging_target_path: self.path("staging"),
         };
-        NodeClient::new(self.channel.clone()).node_unstage_volume(request).await.map(drop)
+        NodeClient::new(self.channel.clone())
+            .node_unstage_volume(request)
+            .await
+            .map(drop)
     }
 }
 
@@ -136,10 +147,14 @@ impl Drop for Setup {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         let inside = |line: &str| {
             let target = line.split(' ').nth(4)?;
-            target.starts_with(self.dir.path().to_str()?).then(|| target.to_owned())
+            target
+                .starts_with(self.dir.path().to_str()?)
+                .then(|| target.to_owned())
         };
         for target in mounts.lines().rev().filter_map(inside) {
-            let _ = std::process::Command::new("umount").args(["-l", &target]).status();
+            let _ = std::process::Command::new("umount")
+                .args(["-l", &target])
+                .status();
         }
     }
 }
@@ -175,7 +190,9 @@ fn sanity() -> Option<PathBuf> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn csi_sanity_passes() {
     let Some(suite) = sanity() else {
-        println!("skipped: no csi-sanity (go install github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@latest)");
+        println!(
+            "skipped: no csi-sanity (go install github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@latest)"
+        );
         return;
     };
     let setup = Setup::new().await;
@@ -235,6 +252,38 @@ async fn data_survives_restaging_and_a_dead_device() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_that_grew_while_it_was_away_is_used_to_its_end() {
+    for fs_type in ["ext4", "xfs"] {
+        let setup = Setup::new().await;
+        let capability = mounted(fs_type, Mode::SingleNodeWriter);
+        let id = setup.create("pvc-1", capability.clone()).await;
+        setup.stage(&id, &capability).await.unwrap();
+        setup.unstage(&id).await.unwrap();
+        let request = ControllerExpandVolumeRequest {
+            volume_id: id.clone(),
+            capacity_range: Some(CapacityRange {
+                required_bytes: 1 << 30,
+                limit_bytes: 0,
+            }),
+            ..ControllerExpandVolumeRequest::default()
+        };
+        let mut client = ControllerClient::new(setup.channel.clone());
+        let grown = client
+            .controller_expand_volume(request)
+            .await
+            .unwrap()
+            .into_inner();
+        assert!(grown.capacity_bytes == 1 << 30 && grown.node_expansion_required);
+        setup.stage(&id, &capability).await.unwrap();
+        let staging = setup.path("staging");
+        let size = run("stat", &["-f", "-c", "%b", &staging]).parse::<u64>().unwrap();
+        let block = run("stat", &["-f", "-c", "%S", &staging]).parse::<u64>().unwrap();
+        assert!(size * block > 850 << 20, "{fs_type}: {}", size * block);
+        setup.unstage(&id).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_formatted_over() {
     let setup = Setup::new().await;
     let capability = mounted("ext4", Mode::SingleNodeWriter);
@@ -249,7 +298,10 @@ async fn nothing_is_formatted_over() {
     run("mkfs.xfs", &["-q", "-f", image.to_str().unwrap()]);
     let refused = setup.stage(&id, &capability).await.unwrap_err();
     assert!(refused.message().contains("xfs"), "{refused}");
-    setup.stage(&id, &mounted("", Mode::SingleNodeWriter)).await.unwrap();
+    setup
+        .stage(&id, &mounted("", Mode::SingleNodeWriter))
+        .await
+        .unwrap();
     setup.unstage(&id).await.unwrap();
 }
 
@@ -261,7 +313,16 @@ async fn raw_volumes_are_published_as_devices() {
     setup.publish(&id, "device", &raw(), false).await.unwrap();
     setup.publish(&id, "device", &raw(), false).await.unwrap();
     let device = setup.path("device");
-    run("dd", &["if=/dev/zero", &format!("of={device}"), "bs=4096", "count=1", "conv=notrunc"]);
+    run(
+        "dd",
+        &[
+            "if=/dev/zero",
+            &format!("of={device}"),
+            "bs=4096",
+            "count=1",
+            "conv=notrunc",
+        ],
+    );
     let mut node = NodeClient::new(setup.channel.clone());
     let grown = node
         .node_expand_volume(NodeExpandVolumeRequest {

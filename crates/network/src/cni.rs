@@ -6,12 +6,13 @@
 
 use serde_json::json;
 
-/// The configuration list for containerd's `conf_dir`, as JSON. `pod_cidr` is the node's own subnet of pods; its
-/// first address is the pods' gateway. Addresses are kept in `data_dir`, which must be the node's own.
-pub fn conflist(pod_cidr: &str, mtu: u32, data_dir: &std::path::Path) -> String {
+/// The configuration list for containerd's `conf_dir`, as JSON. `name` tells the node's network apart in CNI's cache,
+/// which nodes on one machine share. `pod_cidr` is the node's own subnet of pods; its first address is the pods'
+/// gateway. Addresses are kept in `data_dir`, which must be the node's own.
+pub fn conflist(name: &str, pod_cidr: &str, mtu: u32, data_dir: &std::path::Path) -> String {
     let list = json!({
         "cniVersion": "0.4.0",
-        "name": "hikube",
+        "name": name,
         "plugins": [
             {
                 "type": "ptp",
@@ -35,9 +36,12 @@ pub fn conflist(pod_cidr: &str, mtu: u32, data_dir: &std::path::Path) -> String 
 mod tests {
     #[test]
     fn the_configuration_is_json_that_names_the_subnet() {
-        let text = super::conflist("10.129.3.0/24", 1500, "/var/lib/x/cni".as_ref());
+        let text = super::conflist("hikube.c1.n1", "10.129.3.0/24", 1500, "/var/lib/x/cni".as_ref());
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(value["plugins"][0]["ipam"]["ranges"][0][0]["subnet"], "10.129.3.0/24");
+        assert_eq!(
+            value["plugins"][0]["ipam"]["ranges"][0][0]["subnet"],
+            "10.129.3.0/24"
+        );
         assert_eq!(value["plugins"][1]["capabilities"]["portMappings"], true);
     }
 }

@@ -84,9 +84,13 @@ const PREPARE_RETRY: Duration = Duration::from_secs(5);
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     let pods: net::Subnet = config.cluster_cidr.parse().map_err(Error::Argument)?;
     let services: net::Subnet = config.service_cidr.parse().map_err(Error::Argument)?;
-    let serial = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let serial = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
     // A serial number may wrap around.
-    let zone = dns::Zone::new(&config.cluster_domain, [pods, services], serial as u32).map_err(Error::Argument)?;
+    let zone =
+        dns::Zone::new(&config.cluster_domain, [pods, services], serial as u32).map_err(Error::Argument)?;
     let place = proxy::rules::Place {
         node_ip: config.node_ip,
         cluster_cidr: pods.to_string(),
@@ -122,5 +126,5 @@ pub async fn forward(config: ForwardConfig, shutdown: CancellationToken) -> Resu
 }
 
 /// Objects that the cluster needs for its network (the `kube-dns` Service and the proxy's role), as YAML documents.
-/// `platform` puts the address in place of `{{CLUSTER_DNS}}` and applies them.
+/// They name the usual address of cluster DNS, 10.96.0.10; `platform` applies them.
 pub const MANIFESTS: &str = include_str!("manifests.yaml");

@@ -52,7 +52,12 @@ mod tests {
         assert_eq!(subnet.to_string(), "10.128.0.0/16");
         assert!(subnet.contains("10.128.255.1".parse().unwrap()));
         assert!(!subnet.contains("10.129.0.1".parse().unwrap()));
-        assert!("0.0.0.0/0".parse::<Subnet>().unwrap().contains([1, 2, 3, 4].into()));
+        assert!(
+            "0.0.0.0/0"
+                .parse::<Subnet>()
+                .unwrap()
+                .contains([1, 2, 3, 4].into())
+        );
         for wrong in ["10.0.0.0", "10.0.0.0/33", "x/8", "10.0.0/8"] {
             assert!(wrong.parse::<Subnet>().is_err());
         }

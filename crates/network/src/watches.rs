@@ -29,7 +29,8 @@ impl Watches {
     /// Follows the API server, for ever.
     pub(crate) async fn run(&self, client: kube::Client) {
         futures::join!(
-            self.services.run(Api::all(client.clone()), watcher::Config::default()),
+            self.services
+                .run(Api::all(client.clone()), watcher::Config::default()),
             self.slices.run(Api::all(client), watcher::Config::default()),
         );
     }

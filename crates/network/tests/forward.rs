@@ -1,6 +1,8 @@
 //! The forwarder in front of two API servers: which it takes, and what happens when one is not ready, refuses,
 //! or falls silent.
 
+#![allow(clippy::unwrap_used)]
+
 use hikube_network as network;
 use http_body_util::Full;
 use hyper::server::conn::http1;
@@ -87,7 +89,9 @@ async fn serve(name: &'static str, stream: TlsStream<TcpStream>, (ready, silent,
             Ok::<_, std::convert::Infallible>(response)
         }
     });
-    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    let _ = http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
 }
 
 struct Setup {
@@ -107,7 +111,11 @@ impl Setup {
         let authority = tls::Authority::open(dir.path(), "test").unwrap();
         let near = Api::start("near", &authority, "127.0.0.1:0").await;
         let far = Api::start("far", &authority, "127.0.0.1:0").await;
-        let listen = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let listen = TcpListener::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let shutdown = CancellationToken::new();
         let config = network::ForwardConfig {
             api_listen: listen,
@@ -157,7 +165,10 @@ impl Setup {
 }
 
 async fn request(stream: &mut tokio_rustls::client::TlsStream<TcpStream>) -> Option<String> {
-    stream.write_all(b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n").await.ok()?;
+    stream
+        .write_all(b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .ok()?;
     let mut reply = vec![0; 1000];
     let length = stream.read(&mut reply).await.ok().filter(|n| *n > 0)?;
     let reply = String::from_utf8_lossy(&reply[..length]).into_owned();
@@ -211,7 +222,11 @@ async fn a_killed_server_is_replaced_at_once_and_found_again() {
     ends(open).await;
     let start = Instant::now();
     assert_eq!(setup.reach().await, "far");
-    assert!(start.elapsed() < Duration::from_millis(300), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_millis(300),
+        "{:?}",
+        start.elapsed()
+    );
     setup.far.task.abort();
     assert!(setup.connect().await.is_none(), "no server, no connection");
     setup.near = Api::start("near", &setup.authority, &address).await;
@@ -223,7 +238,12 @@ async fn servers_that_nobody_uses_are_not_asked() {
     let setup = Setup::new().await;
     setup.reach().await;
     tokio::time::sleep(Duration::from_millis(1200)).await;
-    let counts = || (setup.near.checks.load(Ordering::SeqCst), setup.far.checks.load(Ordering::SeqCst));
+    let counts = || {
+        (
+            setup.near.checks.load(Ordering::SeqCst),
+            setup.far.checks.load(Ordering::SeqCst),
+        )
+    };
     let before = counts();
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(counts(), before);

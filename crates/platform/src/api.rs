@@ -122,7 +122,9 @@ impl Client {
 
     async fn exchange(&self, method: &Method, path: &str, kind: &str, body: Bytes) -> Result<Bytes, Error> {
         let failed = |e: &dyn std::fmt::Display| self.failed(method, path, e);
-        let stream = tokio::net::TcpStream::connect(self.server).await.map_err(|e| failed(&e))?;
+        let stream = tokio::net::TcpStream::connect(self.server)
+            .await
+            .map_err(|e| failed(&e))?;
         let name = rustls::pki_types::ServerName::IpAddress(self.server.ip().into());
         let connector = tokio_rustls::TlsConnector::from(self.tls.clone());
         let stream = connector.connect(name, stream).await.map_err(|e| failed(&e))?;
@@ -190,7 +192,9 @@ pub async fn apply(client: &Client, documents: &str, adjust: impl Fn(&mut Value)
 /// Creates an object, or patches the existing one with what is given.
 pub async fn apply_one(client: &Client, object: &Value) -> Result<(), Error> {
     let collection = collection(client, object).await?;
-    let created = client.send(Method::POST, &collection, "application/json", object).await;
+    let created = client
+        .send(Method::POST, &collection, "application/json", object)
+        .await;
     match created {
         Err(error) if error.status() == Some(409) => {}
         result => return result.map(drop),
@@ -218,7 +222,11 @@ async fn collection(client: &Client, object: &Value) -> Result<String, Error> {
         r["kind"] == kind && !is_subresource
     });
     let Some(found) = found else {
-        return Err(client.failed(&Method::GET, &root, format!("the server has no resource of kind {kind}")));
+        return Err(client.failed(
+            &Method::GET,
+            &root,
+            format!("the server has no resource of kind {kind}"),
+        ));
     };
     let resource = found["name"].as_str().unwrap_or_default();
     if found["namespaced"] != true {

@@ -61,14 +61,12 @@ impl Builder<'_> {
                 cgroup: format!("{}/supervisor", self.layout.region_cgroup(name)),
                 unless_exists: Some(killed_mark(self.layout, name)),
                 stop_level: level::CONTROL,
-                // It stops what is left in its region first.
-                stop_grace_ms: 120_000,
-                // A supervisor that comes back adopts the region's processes: a new program needs no hurry.
                 ..component(format!("supervisor-{name}"))
             });
         }
         unit.components.push(self.forwarder());
-        unit.components.extend(crate::demo::component(self.layout, self.plan, self.binary));
+        unit.components
+            .extend(crate::demo::component(self.layout, self.plan, self.binary));
         unit
     }
 
@@ -110,7 +108,14 @@ impl Builder<'_> {
     /// A command about a node that hooks run.
     fn node_command(&self, what: &str, node: &Node) -> Vec<String> {
         let mut command = self.hikube("node");
-        let arguments = [what, "--name", &self.plan.cluster, "--region", &node.region, &node.name];
+        let arguments = [
+            what,
+            "--name",
+            &self.plan.cluster,
+            "--region",
+            &node.region,
+            &node.name,
+        ];
         command.extend(arguments.map(str::to_owned));
         command
     }
@@ -120,7 +125,11 @@ impl Builder<'_> {
         let servers = join(&self.plan.api_servers(None));
         flag(&mut command, "api-listen", self.plan.endpoint().to_string());
         flag(&mut command, "api-backends", servers);
-        flag(&mut command, "api-ca", text(&pki::authority(self.layout, Signer::Cluster)));
+        flag(
+            &mut command,
+            "api-ca",
+            text(&pki::authority(self.layout, Signer::Cluster)),
+        );
         Component {
             command,
             cgroup: format!("{}/host", self.layout.cgroup()),
@@ -217,7 +226,10 @@ impl Builder<'_> {
             ("kubelet-client-cert", text(&kubelets.cert)),
             ("kubelet-client-key", text(&kubelets.key)),
             ("encryption-key", text(&pki::encryption_key(layout))),
-            ("scheduler-kubeconfig", text(&layout.kubeconfig(&format!("scheduler-{port}")))),
+            (
+                "scheduler-kubeconfig",
+                text(&layout.kubeconfig(&format!("scheduler-{port}"))),
+            ),
             (
                 "controllers-kubeconfig",
                 text(&layout.kubeconfig(&format!("controller-manager-{port}"))),
@@ -240,6 +252,7 @@ impl Builder<'_> {
     fn node(&self, node: &Node) -> Vec<Component> {
         vec![
             self.containerd(node),
+            self.pause(node),
             self.images(node),
             self.engine(node),
             self.kubelet(node),
@@ -269,13 +282,24 @@ impl Builder<'_> {
         }
     }
 
-    /// Gives containerd the images that every node has. The kubelet waits for it: without the pause image it
-    /// could start no pod.
+    /// Gives containerd the pause image. The kubelet waits for it: without it no pod could start.
+    fn pause(&self, node: &Node) -> Component {
+        let mut command = self.node_command("images", node);
+        command.push("--pause".into());
+        Component {
+            command,
+            once: true,
+            after: vec![format!("containerd-{}", node.name)],
+            ..self.on_node("pause", node, level::KUBELET)
+        }
+    }
+
+    /// Gives containerd all other images that every node has.
     fn images(&self, node: &Node) -> Component {
         Component {
             command: self.node_command("images", node),
             once: true,
-            after: vec![format!("containerd-{}", node.name)],
+            after: vec![format!("pause-{}", node.name)],
             ..self.on_node("images", node, level::KUBELET)
         }
     }
@@ -287,7 +311,11 @@ impl Builder<'_> {
         flag(&mut command, "node-name", node.name.clone());
         flag(&mut command, "region", node.region.clone());
         flag(&mut command, "socket", text(&layout.engine_socket(&node.name)));
-        flag(&mut command, "state-dir", text(&layout.node(&node.name).join("engine")));
+        flag(
+            &mut command,
+            "state-dir",
+            text(&layout.node(&node.name).join("engine")),
+        );
         flag(&mut command, "stores", self.plan.stores());
         storage_files(&mut command, &files);
         Component {
@@ -310,8 +338,14 @@ impl Builder<'_> {
             ("pod-cidr", node.pod_cidr.clone()),
             ("root-dir", text(&layout.kubelet(name))),
             ("pod-logs-dir", text(&layout.node(name).join("pod-logs"))),
-            ("container-runtime-endpoint", text(&layout.containerd_socket(name))),
-            ("cgroup-root", format!("{}/pods", layout.node_cgroup(&node.region, name))),
+            (
+                "container-runtime-endpoint",
+                text(&layout.containerd_socket(name)),
+            ),
+            (
+                "cgroup-root",
+                format!("{}/pods", layout.node_cgroup(&node.region, name)),
+            ),
             ("tls-cert", text(&serving.cert)),
             ("tls-key", text(&serving.key)),
             ("client-ca", text(&serving.ca)),
@@ -326,7 +360,7 @@ impl Builder<'_> {
         }
         Component {
             command,
-            after: vec![format!("images-{name}")],
+            after: vec![format!("pause-{name}")],
             ..self.on_node("kubelet", node, level::KUBELET)
         }
     }
@@ -335,7 +369,10 @@ impl Builder<'_> {
         let layout = self.layout;
         let mut command = self.hikube("proxy");
         for (key, value) in [
-            ("kubeconfig", text(&layout.kubeconfig(&format!("proxy-{}", node.name)))),
+            (
+                "kubeconfig",
+                text(&layout.kubeconfig(&format!("proxy-{}", node.name))),
+            ),
             ("node-name", node.name.clone()),
             ("node-ip", node.address.to_string()),
             ("cluster-cidr", self.plan.pod_cidr()),
@@ -358,7 +395,10 @@ impl Builder<'_> {
         let kubelet = layout.kubelet(&node.name);
         let mut command = self.hikube("csi");
         for (key, value) in [
-            ("kubeconfig", text(&layout.kubeconfig(&format!("csi-{}", node.name)))),
+            (
+                "kubeconfig",
+                text(&layout.kubeconfig(&format!("csi-{}", node.name))),
+            ),
             ("node-name", node.name.clone()),
             ("region", node.region.clone()),
             ("endpoint", text(&kubelet.join("plugins/csi.hikube.io/csi.sock"))),

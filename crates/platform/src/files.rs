@@ -6,7 +6,10 @@ use std::path::Path;
 
 /// Makes a directory and its parents, 0700.
 pub fn private_dir(path: &Path) -> Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
 }
 
 /// Writes a file (0600) so that a reader sees the old or the new content, also after a power loss.

@@ -10,6 +10,8 @@ use std::time::Duration;
 /// How long containers get between SIGTERM and SIGKILL when a node is stopped.
 const CONTAINER_GRACE: Duration = Duration::from_secs(10);
 
+/// MTU of the pods' links: that of the veths between nodes.
+const MTU: u32 = 1500;
 /// How long an engine may take to flush and detach all its volumes.
 const DETACH_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -83,7 +85,11 @@ disabled_plugins = ["io.containerd.internal.v1.tracing", "io.containerd.snapshot
 /// Debian's directory of CNI plugins, or where everyone else puts them.
 fn cni_binaries() -> &'static Path {
     let debian = Path::new("/usr/lib/cni");
-    if debian.exists() { debian } else { Path::new("/opt/cni/bin") }
+    if debian.exists() {
+        debian
+    } else {
+        Path::new("/opt/cni/bin")
+    }
 }
 
 /// overlayfs where the kernel has it, copies otherwise.
@@ -92,7 +98,11 @@ fn snapshotter() -> &'static str {
     let has_overlay = filesystems.lines().any(|l| l.trim() == "nodev\toverlay");
     // A module that is not loaded yet is not listed; a directory of modules means that it can be.
     let modules = Path::new("/lib/modules").exists();
-    if has_overlay || modules { "overlayfs" } else { "native" }
+    if has_overlay || modules {
+        "overlayfs"
+    } else {
+        "native"
+    }
 }
 
 /// Makes the node's directories, configuration and cgroups.
@@ -109,8 +119,11 @@ pub(crate) fn ensure(layout: &Layout, node: &Node) -> Result<(), Error> {
     }
     let config = containerd_config_path(layout, name);
     write(&config, &containerd_config(layout, name))?;
-    let conflist = cni_dir(layout, name).join("10-hikube.conflist");
-    write(&conflist, &conflist_of(layout, node))?;
+    let addresses = layout.node_run(name).join("ipam");
+    let network = network_name(layout, name);
+    if let Some(conflist) = crate::cluster::conflist(&network, &node.pod_cidr, MTU, &addresses) {
+        write(&cni_dir(layout, name).join("10-hikube.conflist"), &conflist)?;
+    }
     let group = layout.node_cgroup(&node.region, name);
     // The pods together get the size of the instance; the daemons beside them are not throttled with them,
     // since a throttled engine would miss its deadlines.
@@ -129,32 +142,6 @@ fn write(path: &Path, text: &str) -> Result<(), Error> {
     crate::files::ensure(path, text.as_bytes())
         .map(drop)
         .map_err(io("write", path.display()))
-}
-
-/// The network of a node's pods: a bridge, addresses from the node's subnet. Masquerading and ports are the
-/// proxy's.
-fn conflist_of(layout: &Layout, node: &Node) -> String {
-    let config = serde_json::json!({
-        "cniVersion": "0.4.0",
-        "name": network_name(layout, &node.name),
-        "plugins": [
-            {
-                "type": "bridge",
-                "bridge": "cni0",
-                "isGateway": true,
-                "ipMasq": false,
-                "hairpinMode": true,
-                "ipam": {
-                    "type": "host-local",
-                    "dataDir": layout.node_run(&node.name).join("ipam"),
-                    "ranges": [[{"subnet": node.pod_cidr}]],
-                    "routes": [{"dst": "0.0.0.0/0"}]
-                }
-            },
-            {"type": "loopback"}
-        ]
-    });
-    config.to_string()
 }
 
 /// Name of the node's CNI network; libcni's cache under `/var/lib/cni` is told apart by it.
@@ -216,7 +203,9 @@ pub async fn stop(layout: &Layout, region: &str, node: &str) -> Result<(), Error
 async fn detach_volumes(socket: &Path) -> Result<(), tonic::Status> {
     use protos::engine::engine_client::EngineClient;
     use protos::engine::{DetachVolumeRequest, StatusRequest};
-    let Ok(channel) = engine_channel(socket).await else { return Ok(()) };
+    let Ok(channel) = engine_channel(socket).await else {
+        return Ok(());
+    };
     let mut engine = EngineClient::new(channel);
     let status = engine.status(StatusRequest {}).await?.into_inner();
     for volume in status.attached {
@@ -268,15 +257,15 @@ pub(crate) fn containerd_answers(layout: &Layout, node: &str) -> bool {
     std::os::unix::net::UnixStream::connect(layout.containerd_socket(node)).is_ok()
 }
 
-/// Imports the node's images once its containerd answers.
-pub async fn import_images(layout: &Layout, node: &str) -> Result<Vec<String>, Error> {
+/// Imports the node's images, or only the pause image, once its containerd answers.
+pub async fn import_images(layout: &Layout, node: &str, only_pause: bool) -> Result<Vec<String>, Error> {
     const PATIENCE: Duration = Duration::from_secs(60);
     const PAUSE: Duration = Duration::from_millis(50);
     let deadline = std::time::Instant::now() + PATIENCE;
     while !containerd_answers(layout, node) && std::time::Instant::now() < deadline {
         tokio::time::sleep(PAUSE).await;
     }
-    crate::images::import(layout, node)
+    crate::images::import(layout, node, only_pause)
 }
 
 /// Removes the sockets of the node's shims.

@@ -258,7 +258,10 @@ pub fn ensure(layout: &Layout, plan: &Plan, lifetime: Duration) -> Result<usize,
             issued += 1;
         }
     }
-    ensure_keys(layout, &Authority::open(&layout.pki().join(Signer::Cluster.directory()), "")?)?;
+    ensure_keys(
+        layout,
+        &Authority::open(&layout.pki().join(Signer::Cluster.directory()), "")?,
+    )?;
     Ok(issued)
 }
 

@@ -151,7 +151,10 @@ impl Plan {
             for n in 1..=group.min {
                 let name = format!("{}-{n}", group.name);
                 let place = &placements[&name];
-                let index = regions.iter().find(|r| r.name == place.region).map_or(1, |r| r.index);
+                let index = regions
+                    .iter()
+                    .find(|r| r.name == place.region)
+                    .map_or(1, |r| r.index);
                 let last = 64 * index + place.slot;
                 nodes.push(Node {
                     labels: labels(group, &place.region),
@@ -262,9 +265,8 @@ fn place(placements: &Placements, name: &str) -> Result<Placement, Error> {
     let group = name.rsplit_once('-').map_or(name, |(group, _)| group);
     let count = |region: &str, only_group: bool| {
         let in_region = placements.iter().filter(|(_, p)| p.region == region);
-        let counted = in_region.filter(|(n, _)| {
-            !only_group || n.rsplit_once('-').is_some_and(|(g, _)| g == group)
-        });
+        let counted =
+            in_region.filter(|(n, _)| !only_group || n.rsplit_once('-').is_some_and(|(g, _)| g == group));
         counted.count()
     };
     let mut candidates: Vec<&str> = REGIONS.to_vec();
@@ -322,7 +324,11 @@ mod tests {
         assert_eq!(plan.nodes[0].pod_cidr, "10.131.66.0/24");
         assert_eq!(plan.region_pod_cidr(&plan.regions[2]), "10.131.192.0/18");
         assert_eq!(plan.capped.len(), 2, "{:?}", plan.capped);
-        let servers: Vec<_> = plan.api_servers(Some("gland")).iter().map(|s| s.to_string()).collect();
+        let servers: Vec<_> = plan
+            .api_servers(Some("gland"))
+            .iter()
+            .map(|s| s.to_string())
+            .collect();
         assert_eq!(servers, ["10.201.3.129:6443", "10.201.3.65:6443"]);
     }
 

@@ -1,7 +1,15 @@
 //! The replication data layer: every volume in several regions, one engine that writes it, a quorum that decides.
 //! See `docs/architecture.md` and the module headers for the protocol. Nothing here knows Kubernetes.
 
+pub mod admin;
+pub mod api;
+mod clock;
 pub mod core;
+pub mod engine;
+pub mod net;
+pub mod sim;
+pub mod store;
+pub mod view;
 
 use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
@@ -79,25 +87,29 @@ pub enum Error {
     /// A certificate or key cannot be used.
     #[error(transparent)]
     Tls(#[from] tls::Error),
+    /// The engine cannot run.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    /// The store cannot run.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The directory cannot be formatted.
+    #[error(transparent)]
+    Format(#[from] store::superblock::Error),
 }
 
 /// Runs the engine of a node until `shutdown`, then flushes and detaches nothing: devices stay until detached.
 pub async fn run_engine(config: EngineConfig, shutdown: CancellationToken) -> Result<(), Error> {
-    let _ = config;
-    shutdown.cancelled().await;
-    Ok(())
+    Ok(engine::run(config, shutdown).await?)
 }
 
 /// Runs a region's store until `shutdown`, which leaves a clean-stop mark.
 pub async fn run_store(config: StoreConfig, shutdown: CancellationToken) -> Result<(), Error> {
-    let _ = config;
-    shutdown.cancelled().await;
-    Ok(())
+    Ok(store::run(config, shutdown).await?)
 }
 
 /// Formats an empty directory as the store of a region: draws its random id and writes its superblock. Refuses
 /// a directory that is not empty. A store never formats by itself (R7).
 pub fn store_format(data_dir: &std::path::Path, cluster: &str, region: &str) -> Result<(), Error> {
-    let _ = (data_dir, cluster, region);
-    Ok(())
+    Ok(store::superblock::format(data_dir, cluster, region)?)
 }

@@ -1,7 +1,19 @@
 //! The scheduler: binds pods to nodes. An ordinary API client with the identity `system:kube-scheduler`.
 
+mod bind;
+mod filter;
+mod preempt;
+mod queue;
+mod resources;
+mod scheduler;
+mod score;
+mod state;
+
 use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
+
+/// Name of the Lease for the leader election.
+const LEASE: &str = "kube-scheduler";
 
 /// How to run the scheduler.
 #[derive(Clone, Debug, clap::Args)]
@@ -24,7 +36,16 @@ pub enum Error {
 
 /// Runs until `shutdown`; schedules while it leads.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
-    let _connection = client::connect(&config.kubeconfig).await?;
-    shutdown.cancelled().await;
+    let connection = client::connect(&config.kubeconfig).await?;
+    let election = client::Election {
+        client: connection.client.clone(),
+        name: LEASE.into(),
+        identity: config.identity.clone(),
+    };
+    let work = || scheduler::Scheduler::new(connection.client.clone(), &config.identity).run();
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = client::lead(&election, work) => {}
+    }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! A test double of `hikube engine`: volumes are sparse files, devices are loop devices on them. It keeps the
 //! engine's contract (idempotency, codes) and none of its guarantees.
+#![allow(dead_code, reason = "each test uses a part")]
 
 use protos::engine::engine_server::{Engine, EngineServer};
 use protos::engine::*;
@@ -178,7 +179,9 @@ impl Engine for FakeEngine {
         let mut volumes = self.volumes.lock().unwrap();
         let volume = volumes.get_mut(&request.id).ok_or_else(|| missing(&request.id))?;
         if request.size_bytes > volume.size_bytes {
-            let file = std::fs::OpenOptions::new().write(true).open(self.file(&request.id))?;
+            let file = std::fs::OpenOptions::new()
+                .write(true)
+                .open(self.file(&request.id))?;
             file.set_len(request.size_bytes)?;
             volume.size_bytes = request.size_bytes;
         }

@@ -18,10 +18,10 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-pub(crate) use upstream::Upstream;
 use upstream::Failure;
-pub(crate) use zone::Zone;
+pub(crate) use upstream::Upstream;
 use zone::Outcome;
+pub(crate) use zone::Zone;
 
 /// Port of DNS.
 pub(crate) const PORT: u16 = 53;
@@ -93,7 +93,9 @@ async fn datagrams(server: Arc<Server>, socket: UdpSocket) {
             }
             Answer::None => {}
             Answer::Ask(question) => {
-                let Ok(permit) = waiting.clone().try_acquire_owned() else { continue };
+                let Ok(permit) = waiting.clone().try_acquire_owned() else {
+                    continue;
+                };
                 let (server, socket, query) = (server.clone(), socket.clone(), query.to_vec());
                 tokio::spawn(async move {
                     let answer = server.ask(*question, &query, Some(ANSWER)).await;
@@ -205,10 +207,14 @@ impl Server {
             match self.zone.resolve(&self.watches, &name, kind) {
                 Outcome::Found(answers, more) => {
                     aliases.extend(answers);
-                    reply.set_authoritative(true).add_answers(aliases).add_additionals(more);
+                    reply
+                        .set_authoritative(true)
+                        .add_answers(aliases)
+                        .add_additionals(more);
                     return Answer::Ready(encode(&reply, limit));
                 }
-                Outcome::Alias(record, target) => {
+                Outcome::Alias(alias) => {
+                    let (record, target) = *alias;
                     aliases.push(record);
                     if kind == RecordType::CNAME {
                         reply.set_authoritative(true).add_answers(aliases);
@@ -218,7 +224,11 @@ impl Server {
                 }
                 Outcome::Elsewhere => {
                     let instead = (!aliases.is_empty()).then(|| Query::query(name, kind));
-                    return Answer::Ask(Box::new(Question { reply, aliases, instead }));
+                    return Answer::Ask(Box::new(Question {
+                        reply,
+                        aliases,
+                        instead,
+                    }));
                 }
                 outcome => {
                     if matches!(outcome, Outcome::Missing) && aliases.is_empty() {
@@ -236,7 +246,11 @@ impl Server {
 
     /// Asks the node's resolvers.
     async fn ask(&self, question: Question, bytes: &[u8], limit: Option<u16>) -> Vec<u8> {
-        let Question { mut reply, aliases, instead } = question;
+        let Question {
+            mut reply,
+            aliases,
+            instead,
+        } = question;
         let stream = limit.is_none();
         let result = match &instead {
             None => match self.upstream.ask(bytes, stream).await {
@@ -252,7 +266,9 @@ impl Server {
         reply.add_answers(aliases);
         match result.map(|bytes| Message::from_vec(&bytes)) {
             Ok(Ok(mut answer)) => {
-                reply.set_response_code(answer.response_code()).add_answers(answer.take_answers());
+                reply
+                    .set_response_code(answer.response_code())
+                    .add_answers(answer.take_answers());
             }
             // Without any resolver no name outside exists; clients wait long after other errors.
             Err(Failure::None) if instead.is_none() => {

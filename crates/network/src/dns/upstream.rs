@@ -85,7 +85,10 @@ impl Upstream {
         if known.servers.is_empty() {
             return None;
         }
-        let awake = known.servers.iter().filter(|(_, since)| since.is_none_or(|s| s.elapsed() > REST));
+        let awake = known
+            .servers
+            .iter()
+            .filter(|(_, since)| since.is_none_or(|s| s.elapsed() > REST));
         Some(awake.map(|(ip, _)| *ip).collect())
     }
 
@@ -114,7 +117,11 @@ fn with_id(query: &[u8], id: u16) -> std::io::Result<Vec<u8>> {
 }
 
 async fn over_udp(server: SocketAddr, query: &[u8]) -> std::io::Result<Vec<u8>> {
-    let local: SocketAddr = if server.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
+    let local: SocketAddr = if server.is_ipv4() {
+        ([0; 4], 0).into()
+    } else {
+        ([0_u16; 8], 0).into()
+    };
     let socket = UdpSocket::bind(local).await?;
     socket.connect(server).await?;
     let id: u16 = rand::random();
@@ -148,7 +155,10 @@ mod tests {
     fn resolvers_are_read_without_ourselves() {
         let own: IpAddr = "10.96.0.10".parse().unwrap();
         let text = "# x\nsearch a b\nnameserver 10.96.0.10\nnameserver 192.0.2.1 \n nameserver fd00::1\nnameserver junk\n";
-        assert_eq!(parse(text, own), ["192.0.2.1".parse::<IpAddr>().unwrap(), "fd00::1".parse().unwrap()]);
+        assert_eq!(
+            parse(text, own),
+            ["192.0.2.1".parse::<IpAddr>().unwrap(), "fd00::1".parse().unwrap()]
+        );
     }
 
     #[tokio::test]

@@ -22,7 +22,7 @@ pub(crate) enum Outcome {
     /// Records, and records that go with them.
     Found(Vec<Record>, Vec<Record>),
     /// Another name stands for it.
-    Alias(Record, Name),
+    Alias(Box<(Record, Name)>),
     /// It exists, without records of this type.
     Empty,
     /// It does not exist.
@@ -68,7 +68,15 @@ impl Zone {
                 .try_fold(self.name.clone(), |name, label| name.prepend_label(*label))
                 .unwrap_or_else(|_| self.name.clone())
         };
-        let soa = SOA::new(sub(&["ns", "dns"]), sub(&["hostmaster"]), self.serial, 7200, 1800, 86_400, TTL);
+        let soa = SOA::new(
+            sub(&["ns", "dns"]),
+            sub(&["hostmaster"]),
+            self.serial,
+            7200,
+            1800,
+            86_400,
+            TTL,
+        );
         Record::from_rdata(self.name.clone(), TTL, RData::SOA(soa))
     }
 
@@ -111,7 +119,10 @@ impl Zone {
             return match (rest, Name::from_utf8(target)) {
                 ([], Ok(mut target)) => {
                     target.set_fqdn(true);
-                    Outcome::Alias(record(name, RData::CNAME(CNAME(target.clone()))), target)
+                    Outcome::Alias(Box::new((
+                        record(name, RData::CNAME(CNAME(target.clone()))),
+                        target,
+                    )))
                 }
                 _ => Outcome::Missing,
             };
@@ -119,19 +130,26 @@ impl Zone {
         match rest {
             [] => match found.addresses() {
                 addresses if addresses.is_empty() => Outcome::Missing,
-                addresses => only(kind, RecordType::A, || addresses.iter().map(|ip| a(name, *ip)).collect()),
+                addresses => only(kind, RecordType::A, || {
+                    addresses.iter().map(|ip| a(name, *ip)).collect()
+                }),
             },
             [host] if host.starts_with('_') => match found.ports("", host.trim_start_matches('_')) {
                 ports if ports.is_empty() => Outcome::Missing,
                 _ => Outcome::Empty,
             },
             [host] => {
-                let addresses: Vec<Ipv4Addr> =
-                    found.endpoints().filter(|(label, _)| label == host).map(|(_, ip)| ip).collect();
+                let addresses: Vec<Ipv4Addr> = found
+                    .endpoints()
+                    .filter(|(label, _)| label == host)
+                    .map(|(_, ip)| ip)
+                    .collect();
                 if addresses.is_empty() {
                     return Outcome::Missing;
                 }
-                only(kind, RecordType::A, || addresses.iter().map(|ip| a(name, *ip)).collect())
+                only(kind, RecordType::A, || {
+                    addresses.iter().map(|ip| a(name, *ip)).collect()
+                })
             }
             [port, protocol] => match (port.strip_prefix('_'), protocol.strip_prefix('_')) {
                 (Some(port), Some(protocol)) => self.service_records(found, (port, protocol), name, kind),
@@ -156,7 +174,9 @@ impl Zone {
         let mut more = Vec::new();
         if found.is_headless() {
             for (number, label, ip) in found.ports_of_endpoints(port, protocol) {
-                let Ok(target) = own.prepend_label(label.as_str()) else { continue };
+                let Ok(target) = own.prepend_label(label.as_str()) else {
+                    continue;
+                };
                 answers.push(record(name, RData::SRV(SRV::new(0, 100, number, target.clone()))));
                 more.push(a(&target, ip));
             }
@@ -184,9 +204,21 @@ impl Zone {
             .services
             .select(holds)
             .iter()
-            .filter_map(|s| self.name_of(s.metadata.namespace.as_deref()?, s.metadata.name.as_deref()?, None))
+            .filter_map(|s| {
+                self.name_of(
+                    s.metadata.namespace.as_deref()?,
+                    s.metadata.name.as_deref()?,
+                    None,
+                )
+            })
             .collect();
-        let headless = |slice: &EndpointSlice| slice.endpoints.iter().flatten().any(|e| e.addresses.contains(&text));
+        let headless = |slice: &EndpointSlice| {
+            slice
+                .endpoints
+                .iter()
+                .flatten()
+                .any(|e| e.addresses.contains(&text))
+        };
         for slice in watches.slices.select(headless) {
             names.extend(self.names_in(watches, &slice, &text));
         }
@@ -195,13 +227,21 @@ impl Zone {
         if names.is_empty() {
             return Outcome::Missing;
         }
-        only(kind, RecordType::PTR, || names.into_iter().map(|n| record(name, RData::PTR(PTR(n)))).collect())
+        only(kind, RecordType::PTR, || {
+            names
+                .into_iter()
+                .map(|n| record(name, RData::PTR(PTR(n))))
+                .collect()
+        })
     }
 
     /// Names of the endpoints of one slice that have this address; only those of headless Services have names.
     fn names_in(&self, watches: &Watches, slice: &EndpointSlice, address: &str) -> Vec<Name> {
         let labels = slice.metadata.labels.as_ref();
-        let service = labels.and_then(|l| l.get(SERVICE_NAME)).map(String::as_str).unwrap_or_default();
+        let service = labels
+            .and_then(|l| l.get(SERVICE_NAME))
+            .map(String::as_str)
+            .unwrap_or_default();
         let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
         let found = Found {
             service: match watches.services.get(namespace, service) {
@@ -210,7 +250,11 @@ impl Zone {
             },
             slices: Vec::new(),
         };
-        let here = slice.endpoints.iter().flatten().filter(|e| e.addresses.iter().any(|a| a == address));
+        let here = slice
+            .endpoints
+            .iter()
+            .flatten()
+            .filter(|e| e.addresses.iter().any(|a| a == address));
         here.filter(|e| e.hostname.is_some() && found.is_headless())
             .filter_map(|e| self.name_of(namespace, service, e.hostname.as_deref()))
             .collect()
@@ -252,7 +296,11 @@ impl Found {
         let spec = self.service.spec.as_ref();
         let unready_too = spec.and_then(|s| s.publish_not_ready_addresses).unwrap_or(false);
         let ready = |e: &Endpoint| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
-        let endpoints = slice.endpoints.iter().flatten().filter(move |e| unready_too || ready(e));
+        let endpoints = slice
+            .endpoints
+            .iter()
+            .flatten()
+            .filter(move |e| unready_too || ready(e));
         endpoints.flat_map(|e| {
             let addresses = e.addresses.iter().filter_map(|a| a.parse::<Ipv4Addr>().ok());
             addresses.map(|ip| (e.hostname.clone().unwrap_or_else(|| dash(ip)), ip))
@@ -261,10 +309,20 @@ impl Found {
 
     /// Numbers of the Service's ports of this name (empty: any) and protocol.
     fn ports(&self, port: &str, protocol: &str) -> Vec<u16> {
-        let ports = self.service.spec.as_ref().and_then(|s| s.ports.as_deref()).unwrap_or_default();
+        let ports = self
+            .service
+            .spec
+            .as_ref()
+            .and_then(|s| s.ports.as_deref())
+            .unwrap_or_default();
         let matches = ports.iter().filter(|p| {
-            p.protocol.as_deref().unwrap_or("TCP").eq_ignore_ascii_case(protocol)
-                && p.name.as_deref().is_some_and(|n| port.is_empty() || n.eq_ignore_ascii_case(port))
+            p.protocol
+                .as_deref()
+                .unwrap_or("TCP")
+                .eq_ignore_ascii_case(protocol)
+                && p.name
+                    .as_deref()
+                    .is_some_and(|n| port.is_empty() || n.eq_ignore_ascii_case(port))
         });
         matches.filter_map(|p| u16::try_from(p.port).ok()).collect()
     }
@@ -275,7 +333,10 @@ impl Found {
         for slice in &self.slices {
             let matching = slice.ports.iter().flatten().find(|p| {
                 p.name.as_deref().is_some_and(|n| n.eq_ignore_ascii_case(port))
-                    && p.protocol.as_deref().unwrap_or("TCP").eq_ignore_ascii_case(protocol)
+                    && p.protocol
+                        .as_deref()
+                        .unwrap_or("TCP")
+                        .eq_ignore_ascii_case(protocol)
             });
             let number = matching.and_then(|p| p.port).and_then(|p| u16::try_from(p).ok());
             if let Some(number) = number {
@@ -289,7 +350,10 @@ impl Found {
 fn find(watches: &Watches, namespace: &str, service: &str) -> Option<Found> {
     let of_service = |slice: &EndpointSlice| {
         let labels = slice.metadata.labels.as_ref();
-        slice.address_type == "IPv4" && labels.and_then(|l| l.get(SERVICE_NAME)).is_some_and(|s| s == service)
+        slice.address_type == "IPv4"
+            && labels
+                .and_then(|l| l.get(SERVICE_NAME))
+                .is_some_and(|s| s == service)
     };
     Some(Found {
         service: watches.services.get(namespace, service)?,
@@ -305,7 +369,9 @@ fn labels(name: &Name) -> Vec<String> {
 
 /// The address that a name under `in-addr.arpa` stands for.
 fn reverse(labels: &[String]) -> Option<Ipv4Addr> {
-    let [d, c, b, a, zone, top] = labels else { return None };
+    let [d, c, b, a, zone, top] = labels else {
+        return None;
+    };
     if zone != "in-addr" || top != "arpa" {
         return None;
     }

@@ -34,12 +34,18 @@ fn watches() -> Watches {
     };
     let unready = json!({"ready": false});
     for slice in [
-        slice("db", json!([
-            {"addresses": ["10.128.1.5"], "hostname": "db-0", "conditions": {"ready": true}},
-            {"addresses": ["10.128.2.5"], "hostname": "db-1", "conditions": unready},
-            {"addresses": ["10.128.3.5"], "conditions": {"ready": true}},
-        ])),
-        slice("early", json!([{"addresses": ["10.128.1.6"], "conditions": unready}])),
+        slice(
+            "db",
+            json!([
+                {"addresses": ["10.128.1.5"], "hostname": "db-0", "conditions": {"ready": true}},
+                {"addresses": ["10.128.2.5"], "hostname": "db-1", "conditions": unready},
+                {"addresses": ["10.128.3.5"], "conditions": {"ready": true}},
+            ]),
+        ),
+        slice(
+            "early",
+            json!([{"addresses": ["10.128.1.6"], "conditions": unready}]),
+        ),
     ] {
         watches.slices.observe(serde_json::from_value(slice).unwrap());
     }
@@ -101,33 +107,87 @@ fn text(reply: &Message) -> String {
 async fn the_domain_answers_as_specified() {
     let server = serve("").await;
     let cases = [
-        ("kubernetes.default.svc.cluster.local.", RecordType::A, "10.96.0.1"),
-        ("KUBERNETES.Default.svc.cluster.local.", RecordType::A, "10.96.0.1"),
-        ("kubernetes.default.svc.cluster.local.", RecordType::AAAA, "no data"),
+        (
+            "kubernetes.default.svc.cluster.local.",
+            RecordType::A,
+            "10.96.0.1",
+        ),
+        (
+            "KUBERNETES.Default.svc.cluster.local.",
+            RecordType::A,
+            "10.96.0.1",
+        ),
+        (
+            "kubernetes.default.svc.cluster.local.",
+            RecordType::AAAA,
+            "no data",
+        ),
         ("kubernetes.shop.svc.cluster.local.", RecordType::A, "no name"),
-        ("kubernetes.default.svc.cluster.local.default.svc.cluster.local.", RecordType::A, "no name"),
-        ("_https._tcp.kubernetes.default.svc.cluster.local.", RecordType::SRV,
-            "0 100 443 kubernetes.default.svc.cluster.local."),
-        ("_http._tcp.kubernetes.default.svc.cluster.local.", RecordType::SRV, "no name"),
-        ("_tcp.kubernetes.default.svc.cluster.local.", RecordType::A, "no data"),
-        ("db.shop.svc.cluster.local.", RecordType::A, "10.128.1.5 10.128.3.5"),
+        (
+            "kubernetes.default.svc.cluster.local.default.svc.cluster.local.",
+            RecordType::A,
+            "no name",
+        ),
+        (
+            "_https._tcp.kubernetes.default.svc.cluster.local.",
+            RecordType::SRV,
+            "0 100 443 kubernetes.default.svc.cluster.local.",
+        ),
+        (
+            "_http._tcp.kubernetes.default.svc.cluster.local.",
+            RecordType::SRV,
+            "no name",
+        ),
+        (
+            "_tcp.kubernetes.default.svc.cluster.local.",
+            RecordType::A,
+            "no data",
+        ),
+        (
+            "db.shop.svc.cluster.local.",
+            RecordType::A,
+            "10.128.1.5 10.128.3.5",
+        ),
         ("db-0.db.shop.svc.cluster.local.", RecordType::A, "10.128.1.5"),
         ("db-0.db.shop.svc.cluster.local.", RecordType::AAAA, "no data"),
         ("db-1.db.shop.svc.cluster.local.", RecordType::A, "no name"),
-        ("10-128-3-5.db.shop.svc.cluster.local.", RecordType::A, "10.128.3.5"),
-        ("_pg._tcp.db.shop.svc.cluster.local.", RecordType::SRV,
-            "0 100 5432 10-128-3-5.db.shop.svc.cluster.local. 0 100 5432 db-0.db.shop.svc.cluster.local."),
+        (
+            "10-128-3-5.db.shop.svc.cluster.local.",
+            RecordType::A,
+            "10.128.3.5",
+        ),
+        (
+            "_pg._tcp.db.shop.svc.cluster.local.",
+            RecordType::SRV,
+            "0 100 5432 10-128-3-5.db.shop.svc.cluster.local. 0 100 5432 db-0.db.shop.svc.cluster.local.",
+        ),
         ("early.shop.svc.cluster.local.", RecordType::A, "10.128.1.6"),
         ("shop.svc.cluster.local.", RecordType::A, "no data"),
         ("nowhere.svc.cluster.local.", RecordType::A, "no name"),
         ("cluster.local.", RecordType::A, "no data"),
         ("dns-version.cluster.local.", RecordType::TXT, "1.1.0"),
         ("10-128-9-9.shop.pod.cluster.local.", RecordType::A, "10.128.9.9"),
-        ("out.shop.svc.cluster.local.", RecordType::CNAME, "www.example.org."),
+        (
+            "out.shop.svc.cluster.local.",
+            RecordType::CNAME,
+            "www.example.org.",
+        ),
         ("out.shop.svc.cluster.local.", RecordType::A, "www.example.org."),
-        ("alias.shop.svc.cluster.local.", RecordType::A, "10.96.0.1 kubernetes.default.svc.cluster.local."),
-        ("1.0.96.10.in-addr.arpa.", RecordType::PTR, "kubernetes.default.svc.cluster.local."),
-        ("5.1.128.10.in-addr.arpa.", RecordType::PTR, "db-0.db.shop.svc.cluster.local."),
+        (
+            "alias.shop.svc.cluster.local.",
+            RecordType::A,
+            "10.96.0.1 kubernetes.default.svc.cluster.local.",
+        ),
+        (
+            "1.0.96.10.in-addr.arpa.",
+            RecordType::PTR,
+            "kubernetes.default.svc.cluster.local.",
+        ),
+        (
+            "5.1.128.10.in-addr.arpa.",
+            RecordType::PTR,
+            "db-0.db.shop.svc.cluster.local.",
+        ),
         ("9.9.128.10.in-addr.arpa.", RecordType::PTR, "no name"),
         // Nobody to ask about the rest of the world.
         ("www.example.org.", RecordType::A, "no name"),
@@ -159,15 +219,26 @@ async fn other_names_are_asked_of_the_resolvers_and_streams_work() {
     let mut stream = TcpStream::connect(outer).await.unwrap();
     for _ in 0..2 {
         let query = question("9.9.9.9.in-addr.arpa.", RecordType::PTR);
-        stream.write_u16(u16::try_from(query.len()).unwrap()).await.unwrap();
+        stream
+            .write_u16(u16::try_from(query.len()).unwrap())
+            .await
+            .unwrap();
         stream.write_all(&query).await.unwrap();
         let mut answer = vec![0; stream.read_u16().await.unwrap().into()];
         stream.read_exact(&mut answer).await.unwrap();
         let reply = Message::from_vec(&answer).unwrap();
-        assert_eq!((reply.id(), reply.response_code()), (4711, ResponseCode::NXDomain));
+        assert_eq!(
+            (reply.id(), reply.response_code()),
+            (4711, ResponseCode::NXDomain)
+        );
     }
     let silent = serve("127.0.0.1:9").await;
-    assert_eq!(ask(silent, "www.example.org.", RecordType::A).await.response_code(), ResponseCode::ServFail);
+    assert_eq!(
+        ask(silent, "www.example.org.", RecordType::A)
+            .await
+            .response_code(),
+        ResponseCode::ServFail
+    );
 }
 
 #[tokio::test]
@@ -177,18 +248,27 @@ async fn long_answers_are_cut_for_datagrams() {
         watches: Arc::new(watches()),
         upstream: Upstream::new("/nonexistent".into(), 1, "10.96.0.10".parse().unwrap()),
     };
-    let endpoints: Vec<Value> = (0..100).map(|i| json!({"addresses": [format!("10.128.9.{i}")]})).collect();
+    let endpoints: Vec<Value> = (0..100)
+        .map(|i| json!({"addresses": [format!("10.128.9.{i}")]}))
+        .collect();
     let slice = json!({"metadata": {"name": "db-big", "namespace": "shop",
             "labels": {"kubernetes.io/service-name": "db"}},
         "addressType": "IPv4", "endpoints": endpoints});
-    server.watches.slices.observe(serde_json::from_value(slice).unwrap());
+    server
+        .watches
+        .slices
+        .observe(serde_json::from_value(slice).unwrap());
     let query = question("db.shop.svc.cluster.local.", RecordType::A);
-    let super::Answer::Ready(short) = server.local(&query, Some(super::ANSWER)) else { panic!() };
+    let super::Answer::Ready(short) = server.local(&query, Some(super::ANSWER)) else {
+        panic!()
+    };
     assert!(short.len() <= 512);
     let short = Message::from_vec(&short).unwrap();
     assert!(short.truncated());
     assert_eq!(short.id(), 4711);
-    let super::Answer::Ready(long) = server.local(&query, None) else { panic!() };
+    let super::Answer::Ready(long) = server.local(&query, None) else {
+        panic!()
+    };
     assert_eq!(Message::from_vec(&long).unwrap().answers().len(), 102);
 }
 

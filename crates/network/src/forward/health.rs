@@ -101,7 +101,9 @@ impl Backend {
     }
 
     fn set(&self, state: State) {
-        let changed = self.state.send_if_modified(|old| std::mem::replace(old, state) != state);
+        let changed = self
+            .state
+            .send_if_modified(|old| std::mem::replace(old, state) != state);
         if changed {
             tracing::info!(server = %self.address, ?state, "API server");
         }
@@ -191,7 +193,9 @@ async fn connect(address: SocketAddr, ca: &Path) -> std::io::Result<Connection> 
         .with_root_certificates(roots)
         .with_no_client_auth();
     let name = ServerName::IpAddress(address.ip().into());
-    let tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    let tls = tokio_rustls::TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await?;
     let (sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(tls))
         .await
         .map_err(Error::other)?;

@@ -31,7 +31,11 @@ pub(crate) async fn run(config: ForwardConfig, shutdown: CancellationToken) -> R
         listen: config.api_listen,
         reason: error.to_string(),
     })?;
-    let backends: Arc<[Arc<Backend>]> = config.api_backends.iter().map(|a| Arc::new(Backend::new(*a))).collect();
+    let backends: Arc<[Arc<Backend>]> = config
+        .api_backends
+        .iter()
+        .map(|a| Arc::new(Backend::new(*a)))
+        .collect();
     let mut tasks = JoinSet::new();
     for backend in backends.iter() {
         tasks.spawn(health::keep_checking(backend.clone(), config.api_ca.clone()));
@@ -64,7 +68,9 @@ async fn accept(listener: &TcpListener, backends: &Arc<[Arc<Backend>]>) {
     let mut connections = JoinSet::new();
     loop {
         // The semaphore is never closed.
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        let Ok(permit) = permits.clone().acquire_owned().await else {
+            return;
+        };
         let client = tokio::select! {
             accepted = listener.accept() => accepted,
             Some(_) = connections.join_next() => continue,

@@ -49,7 +49,12 @@ pub(crate) async fn prepare(cluster_dns: Ipv4Addr) -> Result<(), Error> {
     run("ip", &["link", "set", "lo", "up"], "").await?;
     // Local on every node: a query never leaves the node that asks, and is not translated.
     let address = format!("{cluster_dns}/32");
-    run("ip", &["address", "replace", &address, "dev", "lo", "scope", "host"], "").await
+    run(
+        "ip",
+        &["address", "replace", &address, "dev", "lo", "scope", "host"],
+        "",
+    )
+    .await
 }
 
 type Targets = BTreeMap<(Ipv4Addr, u16), BTreeSet<SocketAddrV4>>;
@@ -95,11 +100,16 @@ async fn run(tool: &'static str, args: &[&str], input: &str) -> Result<(), Error
         if output.status.success() {
             return Ok(());
         }
-        let message: String = String::from_utf8_lossy(&output.stderr).chars().take(500).collect();
+        let message: String = String::from_utf8_lossy(&output.stderr)
+            .chars()
+            .take(500)
+            .collect();
         Err(Error::Refused {
             tool,
             message: message.trim().to_owned(),
         })
     };
-    tokio::time::timeout(TIMEOUT, work).await.map_err(|_| Error::Stuck { tool })?
+    tokio::time::timeout(TIMEOUT, work)
+        .await
+        .map_err(|_| Error::Stuck { tool })?
 }

@@ -3,6 +3,8 @@
 
 pub(crate) mod apply;
 pub(crate) mod model;
+#[cfg(test)]
+mod netns_tests;
 pub(crate) mod rules;
 pub(crate) mod ruleset;
 

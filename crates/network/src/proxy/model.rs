@@ -84,7 +84,11 @@ pub(crate) fn group(slices: &[Arc<EndpointSlice>]) -> SlicesByService<'_> {
 }
 
 /// All ports that this node has to serve.
-pub(crate) fn build(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], node: &str) -> Vec<ServicePort> {
+pub(crate) fn build(
+    services: &[Arc<Service>],
+    slices: &[Arc<EndpointSlice>],
+    node: &str,
+) -> Vec<ServicePort> {
     let groups = group(slices);
     let mut ports = Vec::new();
     for service in services {
@@ -100,19 +104,33 @@ pub(crate) fn build(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>], no
     ports
 }
 
-fn ports_of(service: &Service, (namespace, name): (&str, &str), slices: &[&EndpointSlice], node: &str) -> Vec<ServicePort> {
+fn ports_of(
+    service: &Service,
+    (namespace, name): (&str, &str),
+    slices: &[&EndpointSlice],
+    node: &str,
+) -> Vec<ServicePort> {
     let labels = service.metadata.labels.as_ref();
-    let Some(spec) = &service.spec else { return Vec::new() };
+    let Some(spec) = &service.spec else {
+        return Vec::new();
+    };
     let cluster_ip = spec.cluster_ip.as_deref().and_then(|ip| ip.parse().ok());
     // Headless and external Services have no address; theirs is the business of DNS.
-    let Some(cluster_ip) = cluster_ip else { return Vec::new() };
+    let Some(cluster_ip) = cluster_ip else {
+        return Vec::new();
+    };
     if spec.type_.as_deref() == Some("ExternalName") || labels.is_some_and(|l| l.contains_key(OTHER_PROXY)) {
         return Vec::new();
     }
     let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
-        let config = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref());
+        let config = spec
+            .session_affinity_config
+            .as_ref()
+            .and_then(|c| c.client_ip.as_ref());
         let seconds = config.and_then(|c| c.timeout_seconds);
-        seconds.and_then(|s| u32::try_from(s).ok()).unwrap_or(DEFAULT_AFFINITY)
+        seconds
+            .and_then(|s| u32::try_from(s).ok())
+            .unwrap_or(DEFAULT_AFFINITY)
     });
     let ingress = service
         .status
@@ -135,7 +153,10 @@ fn ports_of(service: &Service, (namespace, name): (&str, &str), slices: &[&Endpo
             protocol,
             port: u16::try_from(port.port).ok()?,
             cluster_ip,
-            node_port: port.node_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0),
+            node_port: port
+                .node_port
+                .and_then(|p| u16::try_from(p).ok())
+                .filter(|p| *p != 0),
             external_ips: addresses(spec.external_ips.as_deref()),
             balancer_ips: balancer_ips.clone(),
             source_ranges: ranges(spec.load_balancer_source_ranges.as_deref()),
@@ -150,7 +171,11 @@ fn ports_of(service: &Service, (namespace, name): (&str, &str), slices: &[&Endpo
 }
 
 fn addresses(texts: Option<&[String]>) -> BTreeSet<Ipv4Addr> {
-    texts.unwrap_or_default().iter().filter_map(|a| a.parse().ok()).collect()
+    texts
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|a| a.parse().ok())
+        .collect()
 }
 
 /// IPv4 ranges, checked, since they become text in a rule.
@@ -158,7 +183,9 @@ fn ranges(texts: Option<&[String]>) -> BTreeSet<String> {
     let parse = |text: &String| {
         let (address, length) = text.trim().split_once('/')?;
         let (address, length): (Ipv4Addr, u8) = (address.parse().ok()?, length.parse().ok()?);
-        let mask = u32::MAX.checked_shl(32_u32.checked_sub(length.into())?).unwrap_or(0);
+        let mask = u32::MAX
+            .checked_shl(32_u32.checked_sub(length.into())?)
+            .unwrap_or(0);
         Some(format!("{}/{length}", Ipv4Addr::from(u32::from(address) & mask)))
     };
     texts.unwrap_or_default().iter().filter_map(parse).collect()
@@ -167,12 +194,18 @@ fn ranges(texts: Option<&[String]>) -> BTreeSet<String> {
 type Addresses = BTreeSet<SocketAddrV4>;
 
 /// The endpoints to use for a port, and those of them that are on `node`.
-fn endpoints_of(slices: &[&EndpointSlice], port: &str, protocol: Protocol, node: &str) -> (Addresses, Addresses) {
+fn endpoints_of(
+    slices: &[&EndpointSlice],
+    port: &str,
+    protocol: Protocol,
+    node: &str,
+) -> (Addresses, Addresses) {
     let mut all = Chosen::default();
     let mut local = Chosen::default();
     for slice in slices.iter().filter(|s| s.address_type == "IPv4") {
         let matching = slice.ports.iter().flatten().find(|p| {
-            p.name.as_deref().unwrap_or_default() == port && Protocol::parse(p.protocol.as_deref()) == Some(protocol)
+            p.name.as_deref().unwrap_or_default() == port
+                && Protocol::parse(p.protocol.as_deref()) == Some(protocol)
         });
         let Some(number) = matching.and_then(|p| p.port).and_then(|p| u16::try_from(p).ok()) else {
             continue;
@@ -209,7 +242,11 @@ impl Chosen {
     }
 
     fn take(self) -> Addresses {
-        if self.ready.is_empty() { self.ending } else { self.ready }
+        if self.ready.is_empty() {
+            self.ending
+        } else {
+            self.ready
+        }
     }
 }
 
@@ -247,8 +284,14 @@ mod tests {
         let ports = build(&web(), &slices(two), "n1");
         assert_eq!(ports.len(), 1);
         assert_eq!(ports[0].id, "a/web/tcp/http");
-        assert_eq!(ports[0].endpoints, BTreeSet::from(["10.128.2.2:8080".parse().unwrap()]));
-        assert_eq!(ports[0].local, BTreeSet::from(["10.128.1.2:8080".parse().unwrap()]));
+        assert_eq!(
+            ports[0].endpoints,
+            BTreeSet::from(["10.128.2.2:8080".parse().unwrap()])
+        );
+        assert_eq!(
+            ports[0].local,
+            BTreeSet::from(["10.128.1.2:8080".parse().unwrap()])
+        );
     }
 
     #[test]

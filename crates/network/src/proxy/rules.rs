@@ -46,7 +46,12 @@ pub(crate) fn ruleset(ports: &[ServicePort], place: &Place) -> Ruleset {
         if port.cluster_ip == place.cluster_dns && port.port == DNS_PORT {
             continue;
         }
-        Builder { table: &mut table, place, port }.add();
+        Builder {
+            table: &mut table,
+            place,
+            port,
+        }
+        .add();
     }
     table
 }
@@ -68,7 +73,12 @@ fn set(kind: &'static str, declaration: &str) -> Set {
 
 /// Everything that does not depend on Services.
 fn base(place: &Place) -> Ruleset {
-    let Place { node_ip, cluster_cidr, service_cidr, cluster_dns } = place;
+    let Place {
+        node_ip,
+        cluster_cidr,
+        service_cidr,
+        cluster_dns,
+    } = place;
     let address = "type ipv4_addr . inet_proto . inet_service : verdict ;";
     let port = "type inet_proto . inet_service : verdict ;";
     let sets = [
@@ -88,13 +98,16 @@ fn base(place: &Place) -> Ruleset {
     let refuse = [
         "ip daddr . meta l4proto . th dport vmap @refused".to_owned(),
         format!("ip daddr {node_ip} meta l4proto . th dport vmap @refused-nodeports"),
-        format!("ip daddr {service_cidr} ip daddr != {cluster_dns} reject"),
+        format!("ip daddr {service_cidr} ip daddr != {cluster_dns} goto reject-it"),
     ];
     let guard_dns = format!("ip daddr {cluster_dns} iifname != \"lo\" ip saddr != {cluster_cidr} drop");
     let jump = |to: &str| format!("jump {to}");
     let new = |to: &str| format!("ct state new jump {to}");
     let chains = [
-        ("prerouting", chain(&nat("prerouting", "dstnat"), &[jump("dispatch")])),
+        (
+            "prerouting",
+            chain(&nat("prerouting", "dstnat"), &[jump("dispatch")]),
+        ),
         ("nat-output", chain(&nat("output", "-100"), &[jump("dispatch")])),
         (
             "postrouting",
@@ -112,8 +125,18 @@ fn base(place: &Place) -> Ruleset {
         ("output", chain(&filter("output"), &[new("refuse")])),
         ("dispatch", chain("", &services)),
         ("refuse", chain("", &refuse)),
-        ("reject-it", chain("", &["reject".into()])),
-        ("mark-it", chain("", &[format!("meta mark set meta mark | {MARK}")])),
+        // A reset is not rate-limited, as ICMP is.
+        (
+            "reject-it",
+            chain(
+                "",
+                &["meta l4proto tcp reject with tcp reset".into(), "reject".into()],
+            ),
+        ),
+        (
+            "mark-it",
+            chain("", &[format!("meta mark set meta mark | {MARK}")]),
+        ),
     ];
     Ruleset {
         chains: chains.into_iter().map(|(name, c)| (name.to_owned(), c)).collect(),
@@ -180,7 +203,11 @@ impl Builder<'_> {
     /// Traffic to the cluster address.
     fn inside(&mut self) -> Fate {
         let port = self.port;
-        let target = match (port.endpoints.is_empty(), port.internal_local, port.local.is_empty()) {
+        let target = match (
+            port.endpoints.is_empty(),
+            port.internal_local,
+            port.local.is_empty(),
+        ) {
             (true, _, _) => return Fate::Reject,
             (false, true, true) => return Fate::Drop,
             (false, true, false) => self.pick('l', &port.local),
@@ -227,7 +254,10 @@ impl Builder<'_> {
             return target.to_owned();
         }
         let ranges: Vec<&str> = self.port.source_ranges.iter().map(String::as_str).collect();
-        let mut rules: Vec<String> = ranges.iter().map(|r| format!("ip saddr {r} goto {target}")).collect();
+        let mut rules: Vec<String> = ranges
+            .iter()
+            .map(|r| format!("ip saddr {r} goto {target}"))
+            .collect();
         rules.push("drop".into());
         self.chain('w', "", rules)
     }
@@ -336,7 +366,10 @@ pub(crate) fn udp_targets(ports: &[ServicePort]) -> BTreeMap<(Ipv4Addr, u16), BT
         keys.push((port.cluster_ip, port.port));
         keys.extend(port.node_port.map(|number| (Ipv4Addr::UNSPECIFIED, number)));
         for key in keys {
-            targets.entry(key).or_default().extend(port.endpoints.iter().chain(&port.local));
+            targets
+                .entry(key)
+                .or_default()
+                .extend(port.endpoints.iter().chain(&port.local));
         }
     }
     targets

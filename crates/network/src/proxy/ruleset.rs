@@ -55,13 +55,23 @@ impl Ruleset {
     /// New sets and chains first, since rules and elements name them.
     fn declare(&self, new: &Self, text: &mut String) {
         for (name, set) in new.sets.iter().filter(|(name, _)| !self.sets.contains_key(*name)) {
-            line(text, format_args!("add {} {TABLE} {name} {{ {} }}", set.kind, set.declaration));
+            line(
+                text,
+                format_args!("add {} {TABLE} {name} {{ {} }}", set.kind, set.declaration),
+            );
         }
-        for (name, chain) in new.chains.iter().filter(|(name, _)| !self.chains.contains_key(*name)) {
+        for (name, chain) in new
+            .chains
+            .iter()
+            .filter(|(name, _)| !self.chains.contains_key(*name))
+        {
             if chain.hook.is_empty() {
                 line(text, format_args!("add chain {TABLE} {name}"));
             } else {
-                line(text, format_args!("add chain {TABLE} {name} {{ {} }}", chain.hook));
+                line(
+                    text,
+                    format_args!("add chain {TABLE} {name} {{ {} }}", chain.hook),
+                );
             }
         }
     }
@@ -85,9 +95,14 @@ impl Ruleset {
         let none = BTreeMap::new();
         for (name, set) in new.sets.iter().filter(|(_, set)| !set.dynamic) {
             let old = self.sets.get(name).map_or(&none, |s| &s.elements);
-            let gone = old.iter().filter(|(key, value)| set.elements.get(*key) != Some(value));
+            let gone = old
+                .iter()
+                .filter(|(key, value)| set.elements.get(*key) != Some(value));
             list(text, "delete", name, gone.map(|(key, value)| element(key, value)));
-            let fresh = set.elements.iter().filter(|(key, value)| old.get(*key) != Some(value));
+            let fresh = set
+                .elements
+                .iter()
+                .filter(|(key, value)| old.get(*key) != Some(value));
             list(text, "add", name, fresh.map(|(key, value)| element(key, value)));
         }
     }
@@ -114,14 +129,21 @@ fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
 }
 
 fn element(key: &str, value: &str) -> String {
-    if value.is_empty() { key.to_owned() } else { format!("{key} : {value}") }
+    if value.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{key} : {value}")
+    }
 }
 
 fn list(text: &mut String, verb: &str, set: &str, elements: impl Iterator<Item = String>) {
     let elements: Vec<String> = elements.collect();
     // In pieces, so that no line outgrows what nft reads.
     for piece in elements.chunks(ELEMENTS_PER_LINE) {
-        line(text, format_args!("{verb} element {TABLE} {set} {{ {} }}", piece.join(", ")));
+        line(
+            text,
+            format_args!("{verb} element {TABLE} {set} {{ {} }}", piece.join(", ")),
+        );
     }
 }
 
@@ -145,11 +167,21 @@ mod tests {
                 ("delete", "table") => *table = Ruleset::default(),
                 ("add", "set" | "map") => {
                     let kind = if words[1] == "set" { "set" } else { "map" };
-                    let set = Set { kind, declaration: inner, ..Set::default() };
+                    let set = Set {
+                        kind,
+                        declaration: inner,
+                        ..Set::default()
+                    };
                     table.sets.insert(name.unwrap(), set);
                 }
                 ("add", "chain") => {
-                    table.chains.insert(name.unwrap(), Chain { hook: inner, rules: Vec::new() });
+                    table.chains.insert(
+                        name.unwrap(),
+                        Chain {
+                            hook: inner,
+                            rules: Vec::new(),
+                        },
+                    );
                 }
                 ("add", "rule") => table.chains.get_mut(&name.unwrap()).unwrap().rules.push(rest),
                 ("flush", "chain") => table.chains.get_mut(&name.unwrap()).unwrap().rules.clear(),
@@ -164,7 +196,10 @@ mod tests {
                         let (key, value) = one.split_once(" : ").unwrap_or((one, ""));
                         let old = match verb {
                             "add" => set.elements.insert(key.into(), value.into()),
-                            _ => { assert!(set.elements.remove(key).is_some()); None }
+                            _ => {
+                                assert!(set.elements.remove(key).is_some());
+                                None
+                            }
                         };
                         assert_eq!(old, None, "added twice");
                     }
@@ -182,12 +217,25 @@ mod tests {
         (chains, sets).prop_map(|(chains, sets)| Ruleset {
             chains: chains
                 .into_iter()
-                .map(|(name, rules)| (name, Chain { hook: String::new(), rules }))
+                .map(|(name, rules)| {
+                    (
+                        name,
+                        Chain {
+                            hook: String::new(),
+                            rules,
+                        },
+                    )
+                })
                 .collect(),
             sets: sets
                 .into_iter()
                 .map(|(name, elements)| {
-                    let set = Set { kind: "map", declaration: "type x : y;".into(), dynamic: false, elements };
+                    let set = Set {
+                        kind: "map",
+                        declaration: "type x : y;".into(),
+                        dynamic: false,
+                        elements,
+                    };
                     (name, set)
                 })
                 .collect(),
@@ -208,7 +256,12 @@ mod tests {
 
     #[test]
     fn elements_of_dynamic_sets_are_left_alone() {
-        let set = Set { kind: "set", declaration: "type ipv4_addr;".into(), dynamic: true, ..Set::default() };
+        let set = Set {
+            kind: "set",
+            declaration: "type ipv4_addr;".into(),
+            dynamic: true,
+            ..Set::default()
+        };
         let mut table = Ruleset::default();
         table.sets.insert("seen".into(), set);
         let mut more = table.clone();

@@ -48,5 +48,7 @@ pub fn delete(name: &str, say: Say<'_>) -> Result<bool, Error> {
 /// Names of the nodes that left directories.
 fn nodes(layout: &Layout) -> Vec<String> {
     let entries = std::fs::read_dir(layout.node("")).into_iter().flatten().flatten();
-    entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
+    entries
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect()
 }

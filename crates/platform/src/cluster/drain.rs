@@ -31,7 +31,9 @@ pub(super) async fn drain(cluster: &Cluster, nodes: &[Node], say: Say<'_>) -> Re
         say(&format!("draining node {}", node.name));
         let path = format!("/api/v1/nodes/{}", node.name);
         let patch = json!({"spec": {"unschedulable": true}});
-        let sent = client.send(Method::PATCH, &path, "application/merge-patch+json", &patch).await;
+        let sent = client
+            .send(Method::PATCH, &path, "application/merge-patch+json", &patch)
+            .await;
         match sent {
             Err(error) if error.status() == Some(404) => continue,
             result => drop(result?),
@@ -51,7 +53,10 @@ pub(super) async fn drain(cluster: &Cluster, nodes: &[Node], say: Say<'_>) -> Re
         if left.is_empty() || Instant::now() > deadline {
             return Ok(());
         }
-        for pod in left.iter().filter(|p| p["metadata"]["deletionTimestamp"].is_null()) {
+        for pod in left
+            .iter()
+            .filter(|p| p["metadata"]["deletionTimestamp"].is_null())
+        {
             delete_pod(&client, pod).await?;
         }
         tokio::time::sleep(PAUSE).await;
@@ -62,7 +67,10 @@ async fn delete_pod(client: &Client, pod: &Value) -> Result<(), Error> {
     let text = |key: &str| pod["metadata"][key].as_str().unwrap_or_default();
     let path = format!("/api/v1/namespaces/{}/pods/{}", text("namespace"), text("name"));
     let options = json!({"apiVersion": "v1", "kind": "DeleteOptions"});
-    match client.send(Method::DELETE, &path, "application/json", &options).await {
+    match client
+        .send(Method::DELETE, &path, "application/json", &options)
+        .await
+    {
         Err(error) if error.status() == Some(404) => Ok(()),
         result => Ok(result.map(drop)?),
     }
@@ -77,7 +85,10 @@ pub(super) async fn remove(cluster: &Cluster, nodes: &[Node], say: Say<'_>) -> R
     for gone in nodes {
         let path = format!("/api/v1/nodes/{}", gone.name);
         let options = json!({"apiVersion": "v1", "kind": "DeleteOptions"});
-        match client.send(Method::DELETE, &path, "application/json", &options).await {
+        match client
+            .send(Method::DELETE, &path, "application/json", &options)
+            .await
+        {
             Err(error) if error.status() == Some(404) => {}
             result => drop(result?),
         }

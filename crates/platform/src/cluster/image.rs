@@ -21,7 +21,7 @@ pub fn load_image(name: &str, archive: &Path) -> Result<Loaded, Error> {
     let results: Vec<(String, Option<Result<(), crate::host::Error>>)> = std::thread::scope(|scope| {
         let import = |node: String| {
             let runs = containerd_answers(layout, &node);
-            let result = runs.then(|| images::import(layout, &node).map(drop));
+            let result = runs.then(|| images::import(layout, &node, false).map(drop));
             (node, result)
         };
         let nodes = cluster.plan.nodes.iter().map(|n| n.name.clone());

@@ -11,7 +11,8 @@ mod region;
 mod status;
 mod up;
 
-pub use addons::set_addons;
+pub(crate) use addons::conflist;
+pub use addons::{Parts, set_parts};
 pub use delete::delete;
 pub use down::down;
 pub use image::{Loaded, load_image};
@@ -45,7 +46,9 @@ pub enum Error {
     #[error("this must be run as root: it makes network namespaces, cgroups and mounts")]
     NotRoot,
     /// Programs that must be installed first.
-    #[error("these programs are missing: {0}; `cargo xtask up` installs them, or install the Debian packages {1}")]
+    #[error(
+        "these programs are missing: {0}; `cargo xtask up` installs them, or install the Debian packages {1}"
+    )]
     Missing(String, String),
     /// Another command works on the cluster.
     #[error("another hikube command is changing cluster {0:?}; wait for it to end")]
@@ -159,7 +162,13 @@ fn make_plan(
     manifest: Manifest,
     placements: &mut Placements,
 ) -> Result<Plan, Error> {
-    Ok(Plan::new(layout.cluster(), number, manifest, machine(), placements)?)
+    Ok(Plan::new(
+        layout.cluster(),
+        number,
+        manifest,
+        machine(),
+        placements,
+    )?)
 }
 
 /// What this machine has.

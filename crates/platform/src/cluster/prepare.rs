@@ -25,10 +25,16 @@ const PROGRAMS: &[(&str, &str)] = &[
 
 /// Whether this machine and this user can run a cluster.
 pub(super) fn check_machine() -> Result<(), Error> {
-    let missing: Vec<_> = PROGRAMS.iter().filter(|(p, _)| programs::find(p).is_none()).collect();
+    let missing: Vec<_> = PROGRAMS
+        .iter()
+        .filter(|(p, _)| programs::find(p).is_none())
+        .collect();
     let mut names: Vec<&str> = missing.iter().map(|(program, _)| *program).collect();
     let mut packages: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
-    if !["/usr/lib/cni/bridge", "/opt/cni/bin/bridge"].iter().any(|p| Path::new(p).exists()) {
+    if !["/usr/lib/cni/bridge", "/opt/cni/bin/bridge"]
+        .iter()
+        .any(|p| Path::new(p).exists())
+    {
         names.push("bridge (CNI)");
         packages.push("containernetworking-plugins");
     }
@@ -46,7 +52,10 @@ pub(super) fn check_machine() -> Result<(), Error> {
 pub(super) fn check_paths(cluster: &Cluster) -> Result<(), Error> {
     const LIMIT: usize = 107;
     for node in &cluster.plan.nodes {
-        let socket = cluster.layout.kubelet(&node.name).join("plugins/csi.hikube.io/csi.sock");
+        let socket = cluster
+            .layout
+            .kubelet(&node.name)
+            .join("plugins/csi.hikube.io/csi.sock");
         if socket.as_os_str().len() > LIMIT {
             let path = socket.display();
             return Err(Error::Other(format!(
@@ -67,7 +76,11 @@ pub(super) fn install_binary(layout: &Layout, binary: &Path) -> Result<PathBuf, 
     }
     let metadata = std::fs::metadata(binary).map_err(file("look at", binary))?;
     let key = format!("{} {:?}", metadata.len(), metadata.modified().ok());
-    let key: String = Sha256::digest(key).iter().take(6).map(|b| format!("{b:02x}")).collect();
+    let key: String = Sha256::digest(key)
+        .iter()
+        .take(6)
+        .map(|b| format!("{b:02x}"))
+        .collect();
     let target = dir.join(&key).join("hikube");
     if target.exists() {
         return Ok(target);

@@ -27,12 +27,18 @@ pub(super) async fn wait(
     let done = |what: String| say(&format!("{what} ({:.1} s)", start.elapsed().as_secs_f64()));
     let etcd = async {
         let members = cluster.whole_regions().count();
-        poll(cluster, deadline, "etcd-", "is not healthy", || etcd_is_healthy(cluster)).await?;
+        poll(cluster, deadline, "etcd-", "is not healthy", || {
+            etcd_is_healthy(cluster)
+        })
+        .await?;
         done(format!("etcd: {members} members healthy"));
         Ok::<(), Error>(())
     };
     let control = async {
-        poll(cluster, deadline, "control-plane-", "is not ready", || planes_are_ready(cluster)).await?;
+        poll(cluster, deadline, "control-plane-", "is not ready", || {
+            planes_are_ready(cluster)
+        })
+        .await?;
         let planes: usize = cluster.whole_regions().map(|r| r.control_planes.len()).sum();
         done(format!("control planes: {planes} ready"));
         let client = cluster.api(REQUEST)?;
@@ -42,14 +48,26 @@ pub(super) async fn wait(
         .await?;
         addons(cluster, &client, deadline).await?;
         done("addons: applied".into());
-        poll(cluster, deadline, "kubelet-", "has not made its node Ready", || {
-            nodes_are_ready(cluster, &client)
-        })
+        poll(
+            cluster,
+            deadline,
+            "kubelet-",
+            "has not made its node Ready",
+            || nodes_are_ready(cluster, &client),
+        )
         .await?;
         done(format!("nodes: {} Ready", expected_nodes(cluster).len()));
         Ok(())
     };
-    futures::try_join!(etcd, control)?;
+    let images = async {
+        poll(cluster, deadline, "images-", "has not finished", || async {
+            images_are_there(cluster)
+        })
+        .await?;
+        done("images: imported".into());
+        Ok(())
+    };
+    futures::try_join!(etcd, control, images)?;
     Ok(())
 }
 
@@ -93,11 +111,15 @@ fn blame(cluster: &Cluster, component: &str, reason: &str) -> Error {
 fn statuses(cluster: &Cluster) -> Vec<Status> {
     let regions = cluster.living_regions().map(|r| r.name.as_str());
     let units = regions.chain([HOST]);
-    units.filter_map(|u| Status::load(&cluster.layout.processes(u))).collect()
+    units
+        .filter_map(|u| Status::load(&cluster.layout.processes(u)))
+        .collect()
 }
 
 fn components(cluster: &Cluster) -> Vec<String> {
-    let names = statuses(cluster).into_iter().flat_map(|s| s.components.into_keys());
+    let names = statuses(cluster)
+        .into_iter()
+        .flat_map(|s| s.components.into_keys());
     names.collect()
 }
 
@@ -108,24 +130,50 @@ fn broken(cluster: &Cluster) -> Option<String> {
     bad.next().map(|(name, _)| name)
 }
 
+/// Whether every node has its images: a pod that is created right after `hikube up` must find them.
+fn images_are_there(cluster: &Cluster) -> bool {
+    let statuses = statuses(cluster);
+    let has_images = |node: &str| {
+        let name = format!("images-{node}");
+        let mut states = statuses.iter().filter_map(|s| s.components.get(&name));
+        states.any(|s| s.done)
+    };
+    let nodes = cluster
+        .living_regions()
+        .flat_map(|r| cluster.plan.nodes_in(&r.name));
+    nodes.into_iter().all(|n| has_images(&n.name))
+}
+
 async fn etcd_is_healthy(cluster: &Cluster) -> bool {
     let files = identity(&cluster.layout, Signer::Etcd, "status");
     let members = cluster.whole_regions().map(|r| {
         let url = format!("https://{}:2379", r.address);
         let files = files.clone();
-        async move { state::etcd::status(&url, Some(&files)).await.is_ok_and(|s| s.healthy) }
+        async move {
+            state::etcd::status(&url, Some(&files))
+                .await
+                .is_ok_and(|s| s.healthy)
+        }
     });
-    futures::future::join_all(members).await.into_iter().all(|healthy| healthy)
+    futures::future::join_all(members)
+        .await
+        .into_iter()
+        .all(|healthy| healthy)
 }
 
 async fn planes_are_ready(cluster: &Cluster) -> bool {
-    let Ok(client) = cluster.api(REQUEST) else { return false };
+    let Ok(client) = cluster.api(REQUEST) else {
+        return false;
+    };
     let planes = cluster.whole_regions().flat_map(|r| {
         let at = |port: &u16| client.at((r.address, *port).into());
         r.control_planes.iter().map(at).collect::<Vec<_>>()
     });
     let ready = planes.map(|c| async move { c.is_ready().await });
-    futures::future::join_all(ready).await.into_iter().all(|ready| ready)
+    futures::future::join_all(ready)
+        .await
+        .into_iter()
+        .all(|ready| ready)
 }
 
 async fn addons(cluster: &Cluster, client: &api::Client, deadline: Instant) -> Result<(), Error> {
@@ -140,12 +188,16 @@ async fn addons(cluster: &Cluster, client: &api::Client, deadline: Instant) -> R
 }
 
 fn expected_nodes(cluster: &Cluster) -> BTreeSet<String> {
-    let nodes = cluster.whole_regions().flat_map(|r| cluster.plan.nodes_in(&r.name));
+    let nodes = cluster
+        .whole_regions()
+        .flat_map(|r| cluster.plan.nodes_in(&r.name));
     nodes.map(|n| n.name.clone()).collect()
 }
 
 async fn nodes_are_ready(cluster: &Cluster, client: &api::Client) -> bool {
-    let Ok(list) = client.get("/api/v1/nodes").await else { return false };
+    let Ok(list) = client.get("/api/v1/nodes").await else {
+        return false;
+    };
     let ready = ready_nodes(&list);
     expected_nodes(cluster).is_subset(&ready)
 }
@@ -155,8 +207,12 @@ pub(super) fn ready_nodes(list: &Value) -> BTreeSet<String> {
     let items = list["items"].as_array().into_iter().flatten();
     let is_ready = |node: &&Value| {
         let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
-        conditions.into_iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
+        conditions
+            .into_iter()
+            .any(|c| c["type"] == "Ready" && c["status"] == "True")
     };
-    let names = items.filter(is_ready).filter_map(|n| n["metadata"]["name"].as_str());
+    let names = items
+        .filter(is_ready)
+        .filter_map(|n| n["metadata"]["name"].as_str());
     names.map(str::to_owned).collect()
 }

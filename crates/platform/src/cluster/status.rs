@@ -115,18 +115,17 @@ pub struct RegionState {
 /// Looks at a cluster.
 pub async fn status(name: &str) -> Result<Status, Error> {
     let cluster = Cluster::open(name)?;
-    let (etcd, planes, api, stored) = tokio::join!(
+    let (etcd, planes, api, stored, supervised) = tokio::join!(
         etcd(&cluster),
         planes(&cluster),
         from_api(&cluster),
-        storage::look(&cluster.layout, &cluster.plan, DEADLINE),
+        storage::look(&cluster.layout, &cluster.plan),
+        supervisors(&cluster),
     );
-    let regions = regions(&cluster, stored.stores);
-    let running = regions.iter().filter(|r| r.supervised).count();
-    let host = supervisor_answers(&cluster, HOST);
-    let state = match (host, running) {
-        (false, 0) => "down",
-        (true, n) if n == regions.len() => "up",
+    let all = cluster.plan.regions.len() + 1;
+    let state = match supervised.len() {
+        0 => "down",
+        n if n == all => "up",
         _ => "partly up",
     };
     Ok(Status {
@@ -136,7 +135,7 @@ pub async fn status(name: &str) -> Result<Status, Error> {
         etcd,
         control_planes: with_leases(planes, &api.leases),
         node_groups: groups(&cluster, api.ready.as_ref()),
-        regions: regions.into_iter().map(|r| r.state).collect(),
+        regions: regions(&cluster, stored.stores, &supervised),
         volumes: stored.volumes,
     })
 }
@@ -162,7 +161,9 @@ async fn etcd(cluster: &Cluster) -> Vec<Member> {
 }
 
 async fn planes(cluster: &Cluster) -> Vec<ControlPlane> {
-    let Ok(client) = cluster.api(DEADLINE) else { return Vec::new() };
+    let Ok(client) = cluster.api(DEADLINE) else {
+        return Vec::new();
+    };
     let one = |region: &Region, index: usize, port: u16| {
         let client = client.at((region.address, port).into());
         let (name, region) = (control_plane_name(region, index), region.name.clone());
@@ -200,7 +201,9 @@ struct FromApi {
 
 /// Asks all API servers at once and takes the first answer.
 async fn from_api(cluster: &Cluster) -> FromApi {
-    let Ok(client) = cluster.api(DEADLINE) else { return FromApi::default() };
+    let Ok(client) = cluster.api(DEADLINE) else {
+        return FromApi::default();
+    };
     let servers = cluster.plan.api_servers(None);
     let asked = servers.into_iter().map(|s| Box::pin(ask(client.at(s))));
     match futures::future::select_ok(asked).await {
@@ -226,7 +229,10 @@ fn holders(leases: &Value, now: jiff::Timestamp) -> BTreeMap<String, String> {
         let spec = &lease["spec"];
         let renewed: jiff::Timestamp = spec["renewTime"].as_str()?.parse().ok()?;
         let lives = now.as_second() - renewed.as_second() <= LEASE;
-        let names = (lease["metadata"]["name"].as_str()?, spec["holderIdentity"].as_str()?);
+        let names = (
+            lease["metadata"]["name"].as_str()?,
+            spec["holderIdentity"].as_str()?,
+        );
         lives.then(|| (names.0.to_owned(), names.1.to_owned()))
     };
     items.filter_map(holder).collect()
@@ -261,40 +267,44 @@ fn groups(cluster: &Cluster, ready: Option<&BTreeSet<String>>) -> Vec<Group> {
         .collect()
 }
 
-struct Supervised {
-    state: RegionState,
-    supervised: bool,
-}
-
-fn regions(cluster: &Cluster, stores: BTreeMap<String, Vec<storage::Store>>) -> Vec<Supervised> {
+fn regions(
+    cluster: &Cluster,
+    stores: BTreeMap<String, Vec<storage::Store>>,
+    supervised: &BTreeSet<String>,
+) -> Vec<RegionState> {
     let one = |region: &Region| {
         let name = &region.name;
-        let supervised = supervisor_answers(cluster, name);
         let state = match (
             killed_mark(&cluster.layout, name).exists(),
             cut_mark(&cluster.layout, name).exists(),
         ) {
             (true, _) => "failed",
             (false, true) => "cut",
-            (false, false) if supervised => "up",
+            (false, false) if supervised.contains(name) => "up",
             (false, false) => "down",
         };
         let unknown = || storage::Store::unknown(&format!("{}:{STORE_PORT}", region.address));
-        Supervised {
-            state: RegionState {
-                name: name.clone(),
-                state: state.into(),
-                stores: stores.get(name).cloned().unwrap_or_else(|| vec![unknown()]),
-            },
-            supervised,
+        RegionState {
+            name: name.clone(),
+            state: state.into(),
+            stores: stores.get(name).cloned().unwrap_or_else(|| vec![unknown()]),
         }
     };
     cluster.plan.regions.iter().map(one).collect()
 }
 
-fn supervisor_answers(cluster: &Cluster, unit: &str) -> bool {
-    let control = cluster.layout.control(unit);
-    supervisor::call(&control, &Request::Status, Duration::from_millis(300)).is_ok()
+/// The units whose supervisors answer.
+async fn supervisors(cluster: &Cluster) -> BTreeSet<String> {
+    let regions = cluster.plan.regions.iter().map(|r| r.name.clone());
+    let asked = regions.chain([HOST.to_owned()]).map(|unit| {
+        let control = cluster.layout.control(&unit);
+        tokio::task::spawn_blocking(move || {
+            let answer = supervisor::call(&control, &Request::Status, DEADLINE);
+            answer.ok().map(|_| unit)
+        })
+    });
+    let answers = futures::future::join_all(asked).await;
+    answers.into_iter().filter_map(|a| a.ok().flatten()).collect()
 }
 
 #[cfg(test)]
@@ -304,9 +314,7 @@ mod tests {
 
     #[test]
     fn only_living_leases_lead() {
-        let lease = |name: &str, holder: &str, at: &str| {
-            json!({"metadata": {"name": name}, "spec": {"holderIdentity": holder, "renewTime": at}})
-        };
+        let lease = |name: &str, holder: &str, at: &str| json!({"metadata": {"name": name}, "spec": {"holderIdentity": holder, "renewTime": at}});
         let leases = json!({"items": [
             lease("kube-scheduler", "control-plane-gland", "2026-11-23T09:00:00.000000Z"),
             lease("kube-controller-manager", "control-plane-geneva", "2026-11-23T08:59:00.000000Z"),
@@ -326,6 +334,9 @@ mod tests {
             leader: Some(true),
         };
         let json = serde_json::to_value(member).expect("serializable");
-        assert_eq!(json, json!({"member": "a", "region": "a", "healthy": false, "leader": true}));
+        assert_eq!(
+            json,
+            json!({"member": "a", "region": "a", "healthy": false, "leader": true})
+        );
     }
 }

@@ -45,7 +45,9 @@ pub async fn check(name: &str) -> Result<Report, Error> {
             }
         }
         if Instant::now() > deadline {
-            return Err(Error::Other(format!("the demo does not answer on any node: {said}")));
+            return Err(Error::Other(format!(
+                "the demo does not answer on any node: {said}"
+            )));
         }
         tokio::time::sleep(PAUSE).await;
     }

@@ -67,10 +67,12 @@ pub async fn deploy(name: &str, say: Say<'_>) -> Result<Deployed, Error> {
 /// The client is one more component of the host's supervisor.
 fn start_client(cluster: &Cluster, port: u64) -> Result<(), Error> {
     let layout = &cluster.layout;
-    let written = |path: PathBuf| move |source| Error::File {
-        action: "write",
-        path,
-        source,
+    let written = |path: PathBuf| {
+        move |source| Error::File {
+            action: "write",
+            path,
+            source,
+        }
     };
     let dir = layout.demo();
     files::private_dir(&dir).map_err(written(dir.clone()))?;

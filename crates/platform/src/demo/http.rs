@@ -19,7 +19,9 @@ pub(super) async fn request(
     timeout: Duration,
 ) -> Result<(u16, Bytes), String> {
     let work = async {
-        let stream = tokio::net::TcpStream::connect(server).await.map_err(|e| e.to_string())?;
+        let stream = tokio::net::TcpStream::connect(server)
+            .await
+            .map_err(|e| e.to_string())?;
         stream.set_nodelay(true).map_err(|e| e.to_string())?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await

@@ -161,7 +161,10 @@ impl Journal {
             return Ok(false);
         }
         let line = record.line();
-        let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.sync_data());
+        let written = self
+            .file
+            .write_all(line.as_bytes())
+            .and_then(|()| self.file.sync_data());
         if let Err(error) = written {
             // Whatever a failed write left must not come before the next record.
             let _ = self.file.set_len(self.length);
@@ -198,7 +201,10 @@ mod tests {
         assert_eq!(journal.last, 2);
         assert!(journal.append(&record(3)).expect("written"));
         let text = journal.read().expect("readable");
-        let numbers: Vec<u64> = text.lines().map(|l| Record::parse(l).expect("whole").number).collect();
+        let numbers: Vec<u64> = text
+            .lines()
+            .map(|l| Record::parse(l).expect("whole").number)
+            .collect();
         assert_eq!(numbers, [1, 2, 3]);
     }
 }

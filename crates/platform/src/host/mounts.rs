@@ -49,7 +49,12 @@ pub fn any(directories: &[PathBuf]) -> bool {
 pub fn clear(directories: &[PathBuf]) -> Result<(), Error> {
     let mut devices = loops(directories);
     let mounts = below(directories);
-    devices.extend(mounts.iter().filter(|m| m.source.starts_with("/dev/loop")).map(|m| m.source.clone()));
+    devices.extend(
+        mounts
+            .iter()
+            .filter(|m| m.source.starts_with("/dev/loop"))
+            .map(|m| m.source.clone()),
+    );
     for mount in mounts.iter().filter(|m| !m.kind.starts_with("fuse")) {
         detach(&mount.point)?;
     }
@@ -118,7 +123,10 @@ mod tests {
         let line = "36 35 98:0 /mnt1 /mnt/a\\040b rw,noatime master:1 - ext4 /dev/loop3 rw,errors=continue";
         let mount = parse(line).expect("a good line");
         assert_eq!(mount.point, Path::new("/mnt/a b"));
-        assert_eq!((mount.kind.as_str(), mount.source.as_str()), ("ext4", "/dev/loop3"));
+        assert_eq!(
+            (mount.kind.as_str(), mount.source.as_str()),
+            ("ext4", "/dev/loop3")
+        );
         assert!(parse("nonsense").is_none());
     }
 }

@@ -53,13 +53,13 @@ pub fn remove(layout: &Layout) -> Result<(), Error> {
     }
     let bridge = layout.interface("bridge");
     if interface_exists(&bridge) {
-        run("ip", &["link", "delete", &bridge], "")?;
+        delete_link(&bridge)?;
     }
     for region in crate::plan::REGIONS {
         // Usually gone with the namespace that held its peer.
         let link = uplink(layout, region);
         if interface_exists(&link) {
-            run("ip", &["link", "delete", &link], "")?;
+            delete_link(&link)?;
         }
     }
     let table = layout.table();
@@ -67,6 +67,15 @@ pub fn remove(layout: &Layout) -> Result<(), Error> {
         run("nft", &["delete", "table", "ip", &table], "")?;
     }
     Ok(())
+}
+
+/// Deletes a link. The kernel takes down a deleted namespace in the background, and with it the peers of its
+/// links, so one that is gone by now is as good as deleted.
+fn delete_link(link: &str) -> Result<(), Error> {
+    match run("ip", &["link", "delete", link], "") {
+        Err(error) if interface_exists(link) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn remove_namespace(name: &str) -> Result<(), Error> {
@@ -141,7 +150,7 @@ fn ensure_region(layout: &Layout, plan: &Plan, region: &Region) -> Result<(), Er
     let (outer, bridge) = (uplink(layout, &region.name), layout.interface("bridge"));
     if fresh || !interface_exists(&outer) {
         if interface_exists(&outer) {
-            run("ip", &["link", "delete", &outer], "")?;
+            delete_link(&outer)?;
         }
         let batch = format!(
             "link add {outer} type veth peer name uplink netns {name}\n\
@@ -174,7 +183,9 @@ fn ensure_region(layout: &Layout, plan: &Plan, region: &Region) -> Result<(), Er
 fn ensure_node(layout: &Layout, plan: &Plan, node: &Node) -> Result<(), Error> {
     let name = layout.netns(&node.name);
     let region = layout.netns(&node.region);
-    let Some(router) = plan.region(&node.region) else { return Ok(()) };
+    let Some(router) = plan.region(&node.region) else {
+        return Ok(());
+    };
     let port = layout.interface(&format!("node/{}", node.name));
     let connected = run("ip", &["-n", &region, "link", "show", &port], "").is_ok();
     if ensure_namespace(&name)? || !connected {

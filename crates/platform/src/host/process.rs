@@ -82,7 +82,10 @@ mod tests {
 
     #[test]
     fn a_process_is_known_until_it_ends() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("started");
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .expect("started");
         let id = ProcessId::of(child.id() as i32).expect("it runs");
         assert!(id.is_alive());
         let other = ProcessId {

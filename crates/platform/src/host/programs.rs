@@ -6,7 +6,14 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// Where programs are looked for besides `PATH`: root's `PATH` may lack the sbin directories.
-const DIRECTORIES: &[&str] = &["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+const DIRECTORIES: &[&str] = &[
+    "/usr/local/sbin",
+    "/usr/local/bin",
+    "/usr/sbin",
+    "/usr/bin",
+    "/sbin",
+    "/bin",
+];
 
 /// The file of a program.
 pub fn find(program: &str) -> Option<PathBuf> {

@@ -1,7 +1,7 @@
 //! An image with one layer, as a tar archive in the OCI image layout.
 
-use sha2::{Digest, Sha256};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use std::io::Result;
 use std::path::{Path, PathBuf};
 
@@ -74,13 +74,21 @@ impl Archive {
         described["platform"] = json!({"os": "linux", "architecture": architecture()});
         let index = serde_json::to_vec(&json!({"schemaVersion": 2, "manifests": [described]}))?;
         let mut tar = tar::Builder::new(std::io::BufWriter::new(std::fs::File::create(file)?));
-        append(&mut tar, Path::new("oci-layout"), 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        append(
+            &mut tar,
+            Path::new("oci-layout"),
+            0o644,
+            br#"{"imageLayoutVersion":"1.0.0"}"#,
+        )?;
         append(&mut tar, Path::new("index.json"), 0o644, &index)?;
         for blob in [&manifest, &config, &layer] {
             let path = format!("blobs/{}", digest(blob).replace(':', "/"));
             append(&mut tar, Path::new(&path), 0o644, blob)?;
         }
-        tar.into_inner()?.into_inner().map_err(|e| e.into_error())?.sync_all()
+        tar.into_inner()?
+            .into_inner()
+            .map_err(|e| e.into_error())?
+            .sync_all()
     }
 
     fn layer(&self) -> Result<Vec<u8>> {

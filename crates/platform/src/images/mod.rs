@@ -57,7 +57,9 @@ fn make(
     let path = dir.join(&file);
     if !path.exists() {
         let temporary = dir.join(format!("{file}.new"));
-        build()?.write(&temporary).map_err(io("write", temporary.display()))?;
+        build()?
+            .write(&temporary)
+            .map_err(io("write", temporary.display()))?;
         std::fs::rename(&temporary, &path).map_err(io("write", path.display()))?;
     }
     for old in archives(dir) {
@@ -93,7 +95,9 @@ fn check(archive: &Path) -> Result<(), Error> {
     };
     let file = std::fs::File::open(archive).map_err(io("open", archive.display()))?;
     let mut tar = tar::Archive::new(file);
-    let entries = tar.entries().map_err(|e| wrong(format!("not a tar archive: {e}")))?;
+    let entries = tar
+        .entries()
+        .map_err(|e| wrong(format!("not a tar archive: {e}")))?;
     for entry in entries {
         let entry = entry.map_err(|e| wrong(format!("not an (uncompressed) tar archive: {e}")))?;
         let path = entry.path().map_err(|e| wrong(e.to_string()))?.into_owned();
@@ -107,8 +111,9 @@ fn check(archive: &Path) -> Result<(), Error> {
     ))
 }
 
-/// Imports into a node's containerd what it does not have yet. Returns the names of the archives.
-pub fn import(layout: &Layout, node: &str) -> Result<Vec<String>, Error> {
+/// Imports into a node's containerd what it does not have yet, or only the pause image. Returns the names of the
+/// archives.
+pub fn import(layout: &Layout, node: &str, only_pause: bool) -> Result<Vec<String>, Error> {
     let marks = layout.node(node).join("images");
     crate::files::private_dir(&marks).map_err(io("create", marks.display()))?;
     // The node's start and `hikube image load` may come together.
@@ -119,7 +124,7 @@ pub fn import(layout: &Layout, node: &str) -> Result<Vec<String>, Error> {
     for archive in archives(&layout.images()) {
         let name = file_name(&archive);
         let mark = marks.join(&name);
-        if mark.exists() {
+        if mark.exists() || (only_pause && !name.starts_with("pause-")) {
             continue;
         }
         import_one(layout, node, &archive)?;
@@ -134,7 +139,15 @@ fn import_one(layout: &Layout, node: &str, archive: &Path) -> Result<(), Error> 
     let (socket, archive) = (socket.to_string_lossy(), archive.to_string_lossy());
     programs::run(
         "ctr",
-        &["--address", &socket, "--namespace", "k8s.io", "images", "import", &archive],
+        &[
+            "--address",
+            &socket,
+            "--namespace",
+            "k8s.io",
+            "images",
+            "import",
+            &archive,
+        ],
         "",
     )
     .map(drop)
@@ -150,7 +163,10 @@ fn archives(dir: &Path) -> Vec<PathBuf> {
 }
 
 fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn hash(path: &Path) -> std::io::Result<String> {

@@ -11,7 +11,12 @@ pub(super) fn key(binary: &Path) -> Result<String, Error> {
     let mut said = String::new();
     for path in [binary, &busybox()?] {
         let metadata = std::fs::metadata(path).map_err(io("look at", path.display()))?;
-        said.push_str(&format!("{:?} {} {:?};", path, metadata.len(), metadata.modified().ok()));
+        said.push_str(&format!(
+            "{:?} {} {:?};",
+            path,
+            metadata.len(),
+            metadata.modified().ok()
+        ));
     }
     Ok(super::hex(&Sha256::digest(said)))
 }
@@ -30,11 +35,17 @@ pub(super) fn entries(binary: &Path) -> Result<Vec<Entry>, Error> {
     entries.push(Entry::program("bin/busybox", read(&busybox)?));
     let mut applets = programs::run("busybox", &["--list"], "")?;
     applets.push_str("sh\n");
-    let applets: BTreeSet<&str> = applets.lines().filter(|l| *l != "busybox" && !l.is_empty()).collect();
+    let applets: BTreeSet<&str> = applets
+        .lines()
+        .filter(|l| *l != "busybox" && !l.is_empty())
+        .collect();
     for applet in applets {
         entries.push(link(format!("bin/{applet}"), "busybox"));
     }
-    entries.push(Entry::program("usr/bin/hikube", without_debug_information(binary)?));
+    entries.push(Entry::program(
+        "usr/bin/hikube",
+        without_debug_information(binary)?,
+    ));
     for library in libraries(binary)? {
         let name = library.file_name().unwrap_or_default();
         // The loader has its path written into every program, and the libraries are found beside it.
@@ -45,7 +56,10 @@ pub(super) fn entries(binary: &Path) -> Result<Vec<Entry>, Error> {
         entries.push(Entry::program(path, read(&library)?));
     }
     for (path, text) in [
-        ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"),
+        (
+            "etc/passwd",
+            "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n",
+        ),
         ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
         ("etc/nsswitch.conf", "hosts: files dns\n"),
     ] {
@@ -58,7 +72,9 @@ pub(super) fn entries(binary: &Path) -> Result<Vec<Entry>, Error> {
 }
 
 fn directories() -> Vec<Entry> {
-    let ordinary = ["bin", "etc", "lib", "lib64", "root", "usr", "usr/bin", "var", "var/run", "dev", "proc", "sys"];
+    let ordinary = [
+        "bin", "etc", "lib", "lib64", "root", "usr", "usr/bin", "var", "var/run", "dev", "proc", "sys",
+    ];
     let mut entries: Vec<Entry> = ordinary.iter().map(|d| directory(d, 0o755)).collect();
     entries.push(directory("tmp", 0o1777));
     entries

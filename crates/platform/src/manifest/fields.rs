@@ -134,9 +134,11 @@ const NODE_GROUP: &[Field] = &[
     later("storageClass", Kind::Str),
 ];
 
-const RESOURCES: Kind =
-    Kind::Object(&[later("cpu", Kind::Quantity), later("memory", Kind::Quantity)]);
-const SIZED: &[Field] = &[later("resources", RESOURCES), later("resourcesPreset", Kind::Preset)];
+const RESOURCES: Kind = Kind::Object(&[later("cpu", Kind::Quantity), later("memory", Kind::Quantity)]);
+const SIZED: &[Field] = &[
+    later("resources", RESOURCES),
+    later("resourcesPreset", Kind::Preset),
+];
 
 const CONTROL_PLANE: &[Field] = &[
     acted("replicas", Kind::Int),
@@ -151,12 +153,14 @@ const CONTROL_PLANE: &[Field] = &[
         ]),
     ),
     later("controllerManager", Kind::Object(SIZED)),
-    later("konnectivity", Kind::Object(&[later("server", Kind::Object(SIZED))])),
+    later(
+        "konnectivity",
+        Kind::Object(&[later("server", Kind::Object(SIZED))]),
+    ),
     later("scheduler", Kind::Object(SIZED)),
 ];
 
-const SWITCHED: Kind =
-    Kind::Object(&[later("enabled", Kind::Bool), later("valuesOverride", Kind::Open)]);
+const SWITCHED: Kind = Kind::Object(&[later("enabled", Kind::Bool), later("valuesOverride", Kind::Open)]);
 const VALUES: Kind = Kind::Object(&[later("valuesOverride", Kind::Open)]);
 
 const ADDONS: &[Field] = &[
@@ -232,7 +236,8 @@ fn check_field(path: &str, value: &Value, field: &'static Field, report: &mut Re
 }
 
 fn check_kind(path: &str, value: &Value, kind: &'static Kind, report: &mut Report) {
-    let mut expected = |what: &str| report.problem(path, format!("must be {what}, found {}", describe(value)));
+    let mut expected =
+        |what: &str| report.problem(path, format!("must be {what}, found {}", describe(value)));
     match kind {
         Kind::Bool => {
             // YAML 1.1, which kubectl reads, has these words for booleans too.

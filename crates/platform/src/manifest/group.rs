@@ -73,9 +73,15 @@ fn one(name: &str, value: &Value, report: &mut Report) -> NodeGroup {
     let (min, max) = (count("minReplicas", 0), count("maxReplicas", DEFAULT_MAX));
     let mut bounded = |key: &str, found: i64, limit: i64| {
         if found < 0 {
-            report.problem(&format!("{path}.{key}"), format!("must not be negative, found {found}"));
+            report.problem(
+                &format!("{path}.{key}"),
+                format!("must not be negative, found {found}"),
+            );
         } else if found > limit {
-            report.problem(&format!("{path}.{key}"), format!("must be at most {limit}, found {found}"));
+            report.problem(
+                &format!("{path}.{key}"),
+                format!("must be at most {limit}, found {found}"),
+            );
         }
     };
     bounded("minReplicas", min, MAX_NODES);
@@ -88,7 +94,12 @@ fn one(name: &str, value: &Value, report: &mut Report) -> NodeGroup {
     }
     let roles = value.get("roles").and_then(Value::as_array);
     let roles: Vec<String> = roles
-        .map(|roles| roles.iter().filter_map(|r| r.as_str().map(str::to_owned)).collect())
+        .map(|roles| {
+            roles
+                .iter()
+                .filter_map(|r| r.as_str().map(str::to_owned))
+                .collect()
+        })
         .unwrap_or_default();
     for (i, role) in roles.iter().enumerate() {
         if !is_label(role, 63) {
@@ -155,8 +166,15 @@ fn size(value: &Value, path: &str, report: &mut Report) -> Size {
             "cpu and memory must be set together or not at all",
         ),
     }
-    let wanted = value.get("instanceType").and_then(Value::as_str).unwrap_or_default();
-    let wanted = if wanted.is_empty() { DEFAULT_INSTANCE_TYPE } else { wanted };
+    let wanted = value
+        .get("instanceType")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let wanted = if wanted.is_empty() {
+        DEFAULT_INSTANCE_TYPE
+    } else {
+        wanted
+    };
     let (cpus, memory_gib) = match instance::find(wanted) {
         Some(found) => (found.cpus, found.memory_gib),
         None => {

@@ -50,7 +50,12 @@ pub struct Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // One line each, whatever a value in the manifest contains.
-        write!(f, "{}: {}", self.path.escape_debug(), self.reason.replace('\n', " "))
+        write!(
+            f,
+            "{}: {}",
+            self.path.escape_debug(),
+            self.reason.replace('\n', " ")
+        )
     }
 }
 
@@ -87,7 +92,11 @@ pub fn parse(text: &str) -> Result<Manifest, Vec<Problem>> {
         return Err(report.problems);
     }
     let manifest = extract(spec, &mut report);
-    if report.problems.is_empty() { Ok(manifest) } else { Err(report.problems) }
+    if report.problems.is_empty() {
+        Ok(manifest)
+    } else {
+        Err(report.problems)
+    }
 }
 
 /// The YAML documents of `text` as one JSON value.
@@ -116,7 +125,10 @@ fn load(text: &str, report: &mut Report) -> Option<Value> {
         }
     };
     if !matches!(value, yaml_serde::Value::Mapping(_)) {
-        report.problem("manifest", "not YAML of an object: expected apiVersion, kind and spec");
+        report.problem(
+            "manifest",
+            "not YAML of an object: expected apiVersion, kind and spec",
+        );
         return None;
     }
     match serde_json::to_value(&value) {
@@ -129,7 +141,10 @@ fn load(text: &str, report: &mut Report) -> Option<Value> {
 }
 
 fn check_head(root: &Value, report: &mut Report) {
-    for (key, expected) in [("apiVersion", "apps.cozystack.io/v1alpha1"), ("kind", "Kubernetes")] {
+    for (key, expected) in [
+        ("apiVersion", "apps.cozystack.io/v1alpha1"),
+        ("kind", "Kubernetes"),
+    ] {
         match root.get(key) {
             Some(Value::String(found)) if found == expected => {}
             Some(found) => report.problem(key, format!("must be {expected}, found {found}")),
@@ -161,7 +176,11 @@ fn extract(spec: &Value, report: &mut Report) -> Manifest {
     }
     let text = |key: &str, default: &str| {
         let found = spec.get(key).and_then(Value::as_str).unwrap_or_default();
-        if found.is_empty() { default.to_owned() } else { found.to_owned() }
+        if found.is_empty() {
+            default.to_owned()
+        } else {
+            found.to_owned()
+        }
     };
     let storage_class = text("storageClass", "replicated");
     if !["replicated", "local"].contains(&storage_class.as_str()) {

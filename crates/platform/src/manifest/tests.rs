@@ -69,8 +69,9 @@ fn bad_manifests_name_path_and_reason() {
         assert_eq!(problem(spec), expected);
     }
     assert!(
-        problem("{nodeGroups: {a: {instanceType: z9.huge}}}")
-            .starts_with("spec.nodeGroups.a.instanceType: unknown instance type \"z9.huge\"; known: s1.small,")
+        problem("{nodeGroups: {a: {instanceType: z9.huge}}}").starts_with(
+            "spec.nodeGroups.a.instanceType: unknown instance type \"z9.huge\"; known: s1.small,"
+        )
     );
 }
 

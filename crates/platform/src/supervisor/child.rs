@@ -128,7 +128,9 @@ pub(crate) fn detached(mut command: Command, log: &Path) -> Result<Command> {
 /// Runs a hook to its end, at most for `patience`. A failure is logged and does not stop what follows: a hook
 /// cleans up, and what it could not clean must not keep the rest from being stopped or started.
 pub(super) async fn run_to_end(command: &[String], log: &Path, patience: Duration) {
-    let Some((program, arguments)) = command.split_first() else { return };
+    let Some((program, arguments)) = command.split_first() else {
+        return;
+    };
     let mut hook = Command::new(program);
     hook.args(arguments);
     let child = detached(hook, log).and_then(|mut c| c.spawn());

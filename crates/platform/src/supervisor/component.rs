@@ -140,11 +140,8 @@ impl Keeper {
             let _ = self.stopped.send(false);
             let mut states = self.states.subscribe();
             let needs = self.component.after.clone();
-            let met = states.wait_for(|states| {
-                needs
-                    .iter()
-                    .all(|n| states.get(n).is_some_and(|s| s.done || s.process.is_some()))
-            });
+            let met =
+                states.wait_for(|states| needs.iter().all(|n| states.get(n).is_some_and(State::is_met)));
             tokio::select! {
                 met = met => drop(met?),
                 changed = self.desired.changed() => {
@@ -162,7 +159,12 @@ impl Keeper {
 
     /// Adopts the component if it still runs as it should, starts it otherwise.
     async fn start(&self) -> Option<Running> {
-        let known = self.states.borrow().get(&self.component.name).cloned().unwrap_or_default();
+        let known = self
+            .states
+            .borrow()
+            .get(&self.component.name)
+            .cloned()
+            .unwrap_or_default();
         let was = Component {
             command: known.command.clone(),
             digest: known.digest.clone(),
@@ -184,6 +186,7 @@ impl Keeper {
                     state.process = Some(running.id.clone());
                     state.command = self.component.command.clone();
                     state.digest = self.component.digest.clone();
+                    state.once = self.component.once;
                     state.done = false;
                 });
                 Some(running)
@@ -202,7 +205,9 @@ impl Keeper {
 
     async fn stop(&self, running: &mut Running) {
         child::run_to_end(&self.component.before_stop, &self.own_log, HOOK_PATIENCE).await;
-        running.stop(Duration::from_millis(self.component.stop_grace_ms)).await;
+        running
+            .stop(Duration::from_millis(self.component.stop_grace_ms))
+            .await;
         if self.component.kill_cgroup {
             let group = self.component.cgroup.clone();
             let killed = tokio::task::spawn_blocking(move || crate::host::cgroup::kill(&group)).await;

@@ -34,12 +34,19 @@ mod tests {
     fn an_open_log_goes_on_after_rotation() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("x.log");
-        let mut log = std::fs::OpenOptions::new().create(true).append(true).open(&path).expect("opened");
+        let mut log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .expect("opened");
         log.write_all(b"first line\n").expect("written");
         rotate_above(&path, 100).expect("too small to rotate");
         rotate_above(&path, 5).expect("rotated");
         log.write_all(b"second\n").expect("written");
         assert_eq!(std::fs::read(&path).expect("there"), b"second\n");
-        assert_eq!(std::fs::read(dir.path().join("x.log.1")).expect("kept"), b"first line\n");
+        assert_eq!(
+            std::fs::read(dir.path().join("x.log.1")).expect("kept"),
+            b"first line\n"
+        );
     }
 }

@@ -120,12 +120,22 @@ pub struct State {
     pub command: Vec<String>,
     /// What `digest` was when it was started.
     pub digest: String,
+    /// It runs to its end once instead of for ever.
+    #[serde(default)]
+    pub once: bool,
     /// A component that runs once has succeeded.
     pub done: bool,
     /// How often it was started anew since the supervisor started.
     pub restarts: u32,
     /// How it last ended.
     pub last_exit: Option<String>,
+}
+
+impl State {
+    /// Whether what waits for this component may start.
+    pub(super) fn is_met(&self) -> bool {
+        self.done || (self.process.is_some() && !self.once)
+    }
 }
 
 /// The states of all components, as kept in a file.

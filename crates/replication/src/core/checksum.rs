@@ -28,9 +28,9 @@ pub fn block(volume: u64, block: u64, version: Seq, data: &[u8]) -> u32 {
     raw(data) ^ salt(volume, block, version)
 }
 
-/// The plain content checksum back from a salted one.
-pub fn unsalted(volume: u64, block: u64, version: Seq, crc: u32) -> u32 {
-    crc ^ salt(volume, block, version)
+/// The checksum of an entry that says "zeroes".
+pub fn zeroes(volume: u64, block: u64, version: Seq) -> u32 {
+    !salt(volume, block, version)
 }
 
 /// 64-bit checksum of metadata and of content digests.

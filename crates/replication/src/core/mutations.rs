@@ -26,3 +26,26 @@ pub struct Mutations {
     /// R15: count a learner as complete without a sync.
     pub r15_complete_unsynced: bool,
 }
+
+impl Mutations {
+    /// The rule of that name ("R1") switched off.
+    pub fn parse(rule: &str) -> Option<Mutations> {
+        let mut m = Mutations::default();
+        let flag = match rule {
+            "R1" => &mut m.r1_promise_without_sync,
+            "R2" => &mut m.r2_accept_lower_epochs,
+            "R3" => &mut m.r3_expose_unlevelled,
+            "R4" => &mut m.r4_release_on_receipt,
+            "R5" => &mut m.r5_learner_is_source,
+            "R8" => &mut m.r8_apply_uncommitted,
+            "R9" => &mut m.r9_release_unsynced,
+            "R10" => &mut m.r10_damage_is_end,
+            "R13" => &mut m.r13_read_uncommitted,
+            "R14" => &mut m.r14_no_lease,
+            "R15" => &mut m.r15_complete_unsynced,
+            _ => return None,
+        };
+        *flag = true;
+        Some(m)
+    }
+}

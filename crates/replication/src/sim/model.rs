@@ -10,8 +10,6 @@
 //! A write that was not flushed is *weak* when the faults since allow its loss (one replica lost its memory while another
 //! was out of reach or lost its memory too); a weak write neither makes a read stale nor must stay.
 
-use std::collections::BTreeMap;
-
 /// Bytes of a cell.
 pub const CELL: u64 = 512;
 /// Simulated time.
@@ -27,6 +25,8 @@ struct Write {
     /// Known to be on stable media in two regions.
     flushed: bool,
     weak: bool,
+    /// Writes zeroes: its cells read as tag 0.
+    zero: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -46,9 +46,8 @@ struct Cell {
 
 /// The model of one volume.
 pub struct Model {
-    writes: BTreeMap<u64, Write>,
-    /// Of each write, whether it writes zeroes: then its cells read as tag 0.
-    zeroes: BTreeMap<u64, ()>,
+    /// By tag - 1.
+    writes: Vec<Write>,
     cells: Vec<Cell>,
     next: u64,
     /// Writes not known to be flushed.
@@ -58,14 +57,13 @@ pub struct Model {
 /// Observations kept for each cell.
 const KEEP_SEEN: usize = 12;
 /// Writes kept for each cell once older ones are decided.
-const KEEP_WRITES: usize = 64;
+const KEEP_WRITES: usize = 48;
 
 impl Model {
     /// A volume of so many cells, all zero.
     pub fn new(cells: u64) -> Model {
         Model {
-            writes: BTreeMap::new(),
-            zeroes: BTreeMap::new(),
+            writes: Vec::new(),
             cells: vec![Cell::default(); cells as usize],
             next: 1,
             unflushed: Vec::new(),
@@ -83,15 +81,27 @@ impl Model {
         self.cells.len() as u64
     }
 
+    fn write(&self, tag: u64) -> Option<&Write> {
+        self.writes.get((tag as usize).checked_sub(1)?)
+    }
+
+    fn write_mut(&mut self, tag: u64) -> Option<&mut Write> {
+        self.writes.get_mut((tag as usize).checked_sub(1)?)
+    }
+
     /// A write begins; returns its tag.
     pub fn begin_write(&mut self, now: Time, engine: u32, cell: u64, count: u64, zero: bool) -> u64 {
         let tag = self.next;
         self.next += 1;
-        let write = Write { submitted: now, completed: None, engine, flushed: false, weak: false };
-        self.writes.insert(tag, write);
-        if zero {
-            self.zeroes.insert(tag, ());
-        }
+        let write = Write {
+            submitted: now,
+            completed: None,
+            engine,
+            flushed: false,
+            weak: false,
+            zero,
+        };
+        self.writes.push(write);
         for cell in &mut self.cells[cell as usize..(cell + count) as usize] {
             cell.writes.push(tag);
             if cell.writes.len() > KEEP_WRITES {
@@ -104,7 +114,7 @@ impl Model {
 
     /// A write was acknowledged.
     pub fn end_write(&mut self, now: Time, tag: u64, durable: bool) {
-        if let Some(w) = self.writes.get_mut(&tag) {
+        if let Some(w) = self.write_mut(tag) {
             w.completed = Some(now);
             w.flushed |= durable;
         }
@@ -112,25 +122,26 @@ impl Model {
 
     /// Tags acknowledged now, for a flush that begins.
     pub fn acknowledged(&self) -> Vec<u64> {
-        let done = |t: &&u64| self.writes.get(t).is_some_and(|w| w.completed.is_some());
+        let done = |t: &&u64| self.write(**t).is_some_and(|w| w.completed.is_some());
         self.unflushed.iter().filter(done).copied().collect()
     }
 
     /// A flush that began when `tags` were acknowledged has completed.
     pub fn end_flush(&mut self, tags: &[u64]) {
         for tag in tags {
-            if let Some(w) = self.writes.get_mut(tag) {
+            if let Some(w) = self.write_mut(*tag) {
                 w.flushed |= !w.weak;
             }
         }
         let writes = &self.writes;
-        self.unflushed.retain(|t| writes.get(t).is_some_and(|w| !w.flushed && !w.weak));
+        self.unflushed
+            .retain(|t| writes.get(*t as usize - 1).is_some_and(|w| !w.flushed && !w.weak));
     }
 
     /// From here on what was not flushed may be lost.
     pub fn weaken(&mut self) {
         for tag in std::mem::take(&mut self.unflushed) {
-            if let Some(w) = self.writes.get_mut(&tag)
+            if let Some(w) = self.write_mut(tag)
                 && !w.flushed
             {
                 w.weak = true;
@@ -161,7 +172,14 @@ impl Model {
     }
 
     /// Checks what a read returned.
-    pub fn check_read(&mut self, began: Time, now: Time, engine: u32, first: u64, data: &[u8]) -> Result<(), String> {
+    pub fn check_read(
+        &mut self,
+        began: Time,
+        now: Time,
+        engine: u32,
+        first: u64,
+        data: &[u8],
+    ) -> Result<(), String> {
         for (i, bytes) in data.chunks_exact(CELL as usize).enumerate() {
             let cell = first + i as u64;
             let tag = Self::tag_of(cell, bytes).ok_or_else(|| format!("cell {cell} is torn or misplaced"))?;
@@ -174,30 +192,38 @@ impl Model {
         let state = &self.cells[cell as usize];
         // Which writes could have left this content.
         let candidates: Vec<Option<&Write>> = if tag == 0 {
-            let zeroing = state.writes.iter().filter(|t| self.zeroes.contains_key(t));
-            std::iter::once(None).chain(zeroing.map(|t| self.writes.get(t))).collect()
+            let zeroing = state
+                .writes
+                .iter()
+                .filter_map(|t| self.write(*t))
+                .filter(|w| w.zero);
+            std::iter::once(None).chain(zeroing.map(Some)).collect()
         } else {
             if !state.writes.contains(&tag) && state.writes.len() < KEEP_WRITES {
                 return Err(format!("cell {cell} has write {tag}, which never touched it"));
             }
-            vec![self.writes.get(&tag)]
+            vec![self.write(tag)]
         };
         let stale = |seen: &Option<&Write>| {
-            state.writes.iter().filter_map(|t| self.writes.get(t).map(|w| (t, w))).find(|(t, w)| {
-                **t != tag
-                    && !w.weak
-                    && w.completed.is_some_and(|c| c <= began)
-                    && seen.is_none_or(|s| s.completed.is_some_and(|c| c < w.submitted))
-            })
+            state
+                .writes
+                .iter()
+                .filter_map(|t| self.write(*t).map(|w| (t, w)))
+                .find(|(t, w)| {
+                    **t != tag
+                        && !w.weak
+                        && w.completed.is_some_and(|c| c <= began)
+                        && seen.is_none_or(|s| s.completed.is_some_and(|c| c < w.submitted))
+                })
         };
         if let Some((newer, w)) = candidates.iter().map(stale).min_by_key(Option::is_some).flatten() {
             return Err(format!(
                 "stale: cell {cell} read by engine {engine} at {began}..{now} has write {tag}, but {newer} ({w:?}) was complete"
             ));
         }
-        if let Some(w) = self.writes.get(&tag) {
+        if let Some(w) = self.write(tag) {
             for old in state.seen.iter().filter(|s| s.tag != tag && s.ended <= began) {
-                let weak = self.writes.get(&old.tag).is_some_and(|o| o.weak);
+                let weak = self.write(old.tag).is_some_and(|o| o.weak);
                 let before = w.completed.is_some_and(|c| c <= old.began) || w.engine < old.engine;
                 if before && !weak && old.tag != 0 {
                     return Err(format!(
@@ -207,7 +233,12 @@ impl Model {
             }
         }
         let state = &mut self.cells[cell as usize];
-        state.seen.push(Seen { tag, began, ended: now, engine });
+        state.seen.push(Seen {
+            tag,
+            began,
+            ended: now,
+            engine,
+        });
         if state.seen.len() > KEEP_SEEN {
             state.seen.remove(0);
         }

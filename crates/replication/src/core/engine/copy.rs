@@ -1,8 +1,9 @@
 //! Catching up by extents (R15): blocks newer than what the learner has, read from the applied state of a complete
 //! member and written to the learner, piece by piece, while the stream goes on.
 
-use super::peer::Stage;
 use super::Engine;
+use super::join::SLOW_SOURCE;
+use super::peer::Stage;
 use crate::core::types::{MILLI, Nanos, Seq};
 use crate::core::wire::{BlockEntry, Message};
 use bytes::Bytes;
@@ -31,11 +32,24 @@ pub(super) struct CopyTask {
 
 impl CopyTask {
     pub fn new(pieces: Vec<(u64, Seq)>, cursor: u64, need: Seq) -> CopyTask {
-        CopyTask { pieces, position: cursor, need, reading: None, writing: 0, not_before: 0, done_sent: false }
+        CopyTask {
+            pieces,
+            position: cursor,
+            need,
+            reading: None,
+            writing: 0,
+            not_before: 0,
+            done_sent: false,
+        }
     }
 
     pub fn source_lost(&mut self, member: usize) {
         self.reading = self.reading.filter(|(_, source)| *source != member);
+    }
+
+    /// Who was asked for blocks.
+    pub fn source(&self) -> Option<usize> {
+        self.reading.map(|r| r.1)
     }
 
     /// Blocks not looked at yet.
@@ -56,7 +70,10 @@ impl CopyTask {
 impl Engine {
     pub(super) fn advance_copies(&mut self) {
         for member in 0..self.peers.len() {
-            let ready = matches!(self.peers[member].stage, Stage::Filling | Stage::Adopting | Stage::Live);
+            let ready = matches!(
+                self.peers[member].stage,
+                Stage::Filling | Stage::Adopting | Stage::Live
+            );
             if ready && self.peers[member].copy.is_some() {
                 self.advance_copy(member);
             }
@@ -67,11 +84,19 @@ impl Engine {
         let durable = self.stream.durable;
         let sources = (0..self.peers.len()).filter(|i| *i != member && self.good_end(*i) >= durable);
         let home = self.settings.home;
-        let source = sources.max_by_key(|i| (self.good_end(*i), Some(*i) != home));
+        let source = sources.max_by_key(|i| {
+            (
+                !self.peers[*i].slow(self.now, SLOW_SOURCE),
+                self.good_end(*i),
+                Some(*i) != home,
+            )
+        });
         let received = self.peers[member].received;
         let live = self.peers[member].stage == Stage::Live;
         let request = self.next_request + 1;
-        let Some(copy) = &mut self.peers[member].copy else { return };
+        let Some(copy) = &mut self.peers[member].copy else {
+            return;
+        };
         if copy.position >= copy.end() {
             if copy.writing == 0 && live && received >= copy.need && !copy.done_sent {
                 copy.done_sent = true;
@@ -96,7 +121,17 @@ impl Engine {
             self.append(source, Vec::new());
         }
         self.ask(source);
-        self.send(source, Message::CopyRead { epoch, request, from, to, have, applied });
+        self.send(
+            source,
+            Message::CopyRead {
+                epoch,
+                request,
+                from,
+                to,
+                have,
+                applied,
+            },
+        );
     }
 
     pub(super) fn copy_data(
@@ -110,9 +145,17 @@ impl Engine {
     ) {
         self.answered(source);
         let now = self.now;
-        let reads = |p: &super::Peer| p.copy.as_ref().is_some_and(|c| c.reading == Some((request, source)));
-        let Some(member) = self.peers.iter().position(reads) else { return };
-        let Some(copy) = &mut self.peers[member].copy else { return };
+        let reads = |p: &super::Peer| {
+            p.copy
+                .as_ref()
+                .is_some_and(|c| c.reading == Some((request, source)))
+        };
+        let Some(member) = self.peers.iter().position(reads) else {
+            return;
+        };
+        let Some(copy) = &mut self.peers[member].copy else {
+            return;
+        };
         copy.reading = None;
         if next <= copy.position {
             copy.not_before = now + RETRY;
@@ -124,7 +167,16 @@ impl Engine {
         copy.writing += 1;
         let (epoch, cursor, write) = (self.epoch, next, request);
         self.ask(member);
-        self.send(member, Message::CopyWrite { epoch, request: write, cursor, blocks, data });
+        self.send(
+            member,
+            Message::CopyWrite {
+                epoch,
+                request: write,
+                cursor,
+                blocks,
+                data,
+            },
+        );
     }
 
     pub(super) fn copy_written(&mut self, member: usize, _request: u64) {

@@ -4,10 +4,50 @@
 use super::copy::CopyTask;
 use super::peer::Stage;
 use super::{Engine, EngineAction};
-use crate::core::types::Seq;
+use crate::core::types::{MILLI, Nanos, Seq};
 use crate::core::wire::{Message, PeerMemory, Record};
 
+/// A source that answers nothing for so long is left for another.
+pub(super) const SLOW_SOURCE: Nanos = 300 * MILLI;
+
 impl Engine {
+    /// Forgets what was asked of a silent source if there is another.
+    pub(super) fn leave_slow_sources(&mut self) {
+        let now = self.now;
+        let slow: Vec<bool> = self.peers.iter().map(|p| p.slow(now, SLOW_SOURCE)).collect();
+        if !slow.contains(&true) {
+            return;
+        }
+        let good: Vec<bool> = (0..self.peers.len())
+            .map(|i| !slow[i] && self.good_end(i) > 0)
+            .collect();
+        for member in 0..self.peers.len() {
+            if !good.iter().enumerate().any(|(i, g)| *g && i != member) {
+                continue;
+            }
+            let peer = &mut self.peers[member];
+            peer.fetch = peer.fetch.filter(|(_, source)| !slow[*source]);
+            if let Some(copy) = &mut peer.copy {
+                (0..slow.len())
+                    .filter(|i| slow[*i])
+                    .for_each(|i| copy.source_lost(i));
+            }
+        }
+    }
+
+    /// When a source that was asked something becomes slow.
+    pub(super) fn source_deadline(&self) -> Option<Nanos> {
+        let asked = self.peers.iter().filter_map(|p| {
+            p.fetch
+                .map(|f| f.1)
+                .or_else(|| p.copy.as_ref().and_then(super::copy::CopyTask::source))
+        });
+        asked
+            .filter_map(|source| self.peers[source].owed_since)
+            .map(|t| t + SLOW_SOURCE)
+            .min()
+    }
+
     pub(super) fn advance_joins(&mut self) {
         if self.plan.is_none() {
             return;
@@ -28,11 +68,17 @@ impl Engine {
     }
 
     fn begin_join(&mut self, member: usize) {
-        let (Some(plan), Some(promise)) = (&self.plan, &self.peers[member].promise) else { return };
-        let keep = promise.history.common(promise.end, &plan.history, self.stream.last);
+        let (Some(plan), Some(promise)) = (&self.plan, &self.peers[member].promise) else {
+            return;
+        };
+        let keep = promise
+            .history
+            .common(promise.end, &plan.history, self.stream.last);
         let in_memory = keep + 1 >= self.stream.base;
         let in_journal = self.peers.iter().enumerate().any(|(i, p)| {
-            i != member && self.good_end(i) > keep && p.promise.as_ref().is_some_and(|p| p.journal_first <= keep + 1)
+            i != member
+                && self.good_end(i) > keep
+                && p.promise.as_ref().is_some_and(|p| p.journal_first <= keep + 1)
         });
         // Applied beyond the common log: its blocks are of a log that did not continue.
         let wrong = promise.commit > keep && !promise.copying && promise.end > keep;
@@ -53,7 +99,13 @@ impl Engine {
         self.truncate(member, keep, history, Some(from));
     }
 
-    fn truncate(&mut self, member: usize, keep: Seq, history: crate::core::types::History, copy: Option<Seq>) {
+    fn truncate(
+        &mut self,
+        member: usize,
+        keep: Seq,
+        history: crate::core::types::History,
+        copy: Option<Seq>,
+    ) {
         let peer = &mut self.peers[member];
         peer.stage = Stage::Truncating;
         peer.copy = None;
@@ -92,12 +144,26 @@ impl Engine {
             return;
         }
         let history = plan.history.clone();
-        let peers = self.settings.members.iter().zip(&self.peers).filter_map(|(m, p)| {
-            let promise = p.promise.as_ref()?;
-            let durable = p.durable.min(self.stream.durable);
-            Some(PeerMemory { id: m.id, starts: promise.starts, promised: self.epoch, durable })
-        });
-        let message = Message::Adopt { epoch: self.epoch, history, peers: peers.collect() };
+        let peers = self
+            .settings
+            .members
+            .iter()
+            .zip(&self.peers)
+            .filter_map(|(m, p)| {
+                let promise = p.promise.as_ref()?;
+                let durable = p.durable.min(self.stream.durable);
+                Some(PeerMemory {
+                    id: m.id,
+                    starts: promise.starts,
+                    promised: self.epoch,
+                    durable,
+                })
+            });
+        let message = Message::Adopt {
+            epoch: self.epoch,
+            history,
+            peers: peers.collect(),
+        };
         self.peers[member].stage = Stage::Adopting;
         self.send(member, message);
     }
@@ -135,13 +201,23 @@ impl Engine {
     /// Asks a complete member for records that are no longer in memory.
     pub(super) fn fetch(&mut self, member: usize, from: Seq, to: Seq) {
         let sources = (0..self.peers.len()).filter(|i| *i != member && self.good_end(*i) >= from);
-        let Some(source) = sources.max_by_key(|i| self.good_end(*i)) else { return };
+        let Some(source) = sources.max_by_key(|i| self.good_end(*i)) else {
+            return;
+        };
         let request = self.request_id();
         self.peers[member].fetch = Some((request, source));
         let to = to.min(self.good_end(source));
         let epoch = self.epoch;
         self.ask(source);
-        self.send(source, Message::FetchLog { epoch, request, from, to });
+        self.send(
+            source,
+            Message::FetchLog {
+                epoch,
+                request,
+                from,
+                to,
+            },
+        );
     }
 
     pub(super) fn fetched(&mut self, source: usize, request: u64, records: Vec<Record>) {

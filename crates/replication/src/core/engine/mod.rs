@@ -180,6 +180,9 @@ pub enum EngineAction {
 /// A member that owes an answer for so long is treated as disconnected, nanoseconds.
 pub const SILENCE_LIMIT: Nanos = 5 * super::types::SECOND;
 
+/// A member that owes an answer for so long is no longer shown as complete.
+const SILENT: Nanos = 2 * super::types::SECOND;
+
 /// What an engine knows about a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemberState {
@@ -344,7 +347,11 @@ impl Engine {
                         self.lost(member);
                     }
                 }
-                EngineEvent::Message { member, session, message } => {
+                EngineEvent::Message {
+                    member,
+                    session,
+                    message,
+                } => {
                     if self.peers[member].session == Some(session) {
                         self.message(member, message);
                     }
@@ -363,6 +370,7 @@ impl Engine {
             return;
         }
         self.check_silence();
+        self.leave_slow_sources();
         self.advance_opening();
         self.advance_joins();
         self.advance_commit();
@@ -381,23 +389,50 @@ impl Engine {
             Message::Welcome { promised, failed, .. } => self.welcome(member, promised, failed),
             Message::Refused { promised } => self.refused(member, promised),
             Message::Promise(promise) => self.promised(member, *promise),
-            Message::Truncated { epoch, end, pieces, cursor } if epoch == self.epoch => {
+            Message::Truncated {
+                epoch,
+                end,
+                pieces,
+                cursor,
+            } if epoch == self.epoch => {
                 self.truncated(member, end, pieces, cursor);
             }
             Message::Adopted { epoch, end } if epoch == self.epoch => self.adopted(member, end),
-            Message::Ack { epoch, echo, received, durable, answers } if epoch == self.epoch => {
+            Message::Ack {
+                epoch,
+                echo,
+                received,
+                durable,
+                answers,
+            } if epoch == self.epoch => {
                 self.acked(member, echo, received, durable, answers);
             }
             Message::LogRecords { request, records, .. } => self.fetched(member, request, records),
-            Message::ReadReply { request, ready, blocks, data } => {
+            Message::ReadReply {
+                request,
+                ready,
+                blocks,
+                data,
+            } => {
                 self.read_reply(member, request, ready, blocks, &data);
             }
-            Message::CopyData { request, next, applied, blocks, data } => {
+            Message::CopyData {
+                request,
+                next,
+                applied,
+                blocks,
+                data,
+            } => {
                 self.copy_data(member, request, next, applied, blocks, data);
             }
             Message::CopyWritten { request } => self.copy_written(member, request),
             Message::CopyCompleted { epoch, .. } if epoch == self.epoch => self.copy_completed(member),
-            Message::DigestReply { request, at, digests, bad } => {
+            Message::DigestReply {
+                request,
+                at,
+                digests,
+                bad,
+            } => {
                 self.digested(member, request, at, digests, &bad);
             }
             Message::Failed { reason } => {
@@ -451,22 +486,40 @@ impl Engine {
         };
         at(self.retry_at);
         if self.phase == Phase::Opening {
-            at((self.plan.is_none()).then_some(()).and(self.majority_since).map(|t| t + opening::LOSSY_GRACE));
+            at((self.plan.is_none())
+                .then_some(())
+                .and(self.majority_since)
+                .map(|t| t + opening::LOSSY_GRACE));
             at((self.open_not_before > self.now).then_some(self.open_not_before));
         }
         for peer in &self.peers {
             at(peer.silence_deadline());
-            at(peer.copy.as_ref().and_then(|c| c.deadline()));
+            at(peer
+                .copy
+                .as_ref()
+                .and_then(|c| c.deadline())
+                .filter(|t| *t > self.now));
         }
         at(self.commit_deadline());
+        at(self.source_deadline().filter(|t| *t > self.now));
         at(self.reads_deadline());
         next.map(|t| t.max(self.now + MILLI))
+    }
+
+    fn member_state(&self, peer: &Peer) -> MemberState {
+        match peer.state() {
+            // So far behind that memory does not have what it needs next, or silent.
+            MemberState::Complete if peer.next < self.stream.base || peer.slow(self.now, SILENT) => {
+                MemberState::CatchingUp
+            }
+            state => state,
+        }
     }
 
     /// What it knows.
     pub fn status(&self) -> EngineStatus {
         let members = self.peers.iter().map(|p| MemberStatus {
-            state: p.state(),
+            state: self.member_state(p),
             durable_seq: p.durable,
             lag_bytes: self.lag_bytes(p),
         });
@@ -475,7 +528,11 @@ impl Engine {
             open: self.phase == Phase::Open,
             deposed: self.phase == Phase::Deposed,
             stalled: self.phase != Phase::Open || self.complete_live() < self.quorum(),
-            waiting: if self.phase == Phase::Opening { self.waiting } else { None },
+            waiting: if self.phase == Phase::Opening {
+                self.waiting
+            } else {
+                None
+            },
             size_bytes: self.blocks * BLOCK as u64,
             last_seq: self.stream.last,
             committed_seq: self.stream.committed,

@@ -7,8 +7,8 @@ use crate::core::wire::{Message, Promise};
 
 /// With fewer than a majority of promises that are not lossy, the third member has so long to come (R4).
 pub(super) const LOSSY_GRACE: Nanos = 5 * SECOND;
-/// Shortest pause before another attempt after a refusal; random up to eight times as much, so that of two engines that
-/// race one wins.
+/// Shortest pause before another attempt after a refusal; random and doubling up to 1.3 s, so that of two engines that
+/// race one wins although it has to wait out a read lease.
 const RETRY: Nanos = 20 * MILLI;
 
 impl Engine {
@@ -31,7 +31,11 @@ impl Engine {
         let was_ours = old.is_ours();
         let written = self.stream.written;
         let lost_at = old.lost_at.or(Some(written.saturating_sub(self.lag_bytes(&old))));
-        self.peers[member] = Peer { durable: old.durable, lost_at, ..Peer::default() };
+        self.peers[member] = Peer {
+            durable: old.durable,
+            lost_at,
+            ..Peer::default()
+        };
         for peer in &mut self.peers {
             peer.fetch = peer.fetch.filter(|(_, source)| *source != member);
             if let Some(copy) = &mut peer.copy {
@@ -51,7 +55,10 @@ impl Engine {
 
     pub(super) fn check_silence(&mut self) {
         for member in 0..self.peers.len() {
-            if self.peers[member].silence_deadline().is_some_and(|t| t <= self.now) {
+            if self.peers[member]
+                .silence_deadline()
+                .is_some_and(|t| t <= self.now)
+            {
                 self.lost(member);
                 self.out.push(EngineAction::Reconnect { member });
             }
@@ -91,7 +98,7 @@ impl Engine {
                 // Try again above it, not at once: it may belong to an engine that is being opened elsewhere.
                 self.peers[member].stage = Stage::Greeted;
                 if self.retry_at.is_none() {
-                    let pause = RETRY + self.rng.below(RETRY << self.attempts.min(3));
+                    let pause = RETRY + self.rng.below(RETRY << self.attempts.min(6));
                     self.retry_at = Some(self.now + pause);
                 }
             }
@@ -127,7 +134,10 @@ impl Engine {
         self.attempts += 1;
         self.plan = None;
         self.majority_since = None;
-        self.epoch = Epoch { counter: self.seen.max(self.epoch.counter) + 1, instance: self.settings.instance };
+        self.epoch = Epoch {
+            counter: self.seen.max(self.epoch.counter) + 1,
+            instance: self.settings.instance,
+        };
         self.seen = self.epoch.counter;
         for member in 0..self.peers.len() {
             let asked = !matches!(
@@ -171,8 +181,11 @@ impl Engine {
             .filter(|(_, p)| p.is_ours())
             .filter_map(|(i, p)| p.promise.as_ref().map(|promise| (i, promise)))
             .collect();
-        let voters: Vec<(usize, &Promise)> =
-            promises.iter().copied().filter(|(_, p)| !p.blank && !rolled_back(p, &promises)).collect();
+        let voters: Vec<(usize, &Promise)> = promises
+            .iter()
+            .copied()
+            .filter(|(_, p)| !p.blank && !rolled_back(p, &promises))
+            .collect();
         let all = voters.len() == self.peers.len();
         if voters.len() < self.quorum() {
             self.waiting = Some("fewer than a majority of replicas answer");
@@ -182,8 +195,11 @@ impl Engine {
         // The log's epoch first: a longer log of an older epoch was not seen by a majority.
         let key = |p: &Promise| (p.history.last_epoch(), p.end);
         let learners_too = self.settings.mutations.r5_learner_is_source;
-        let complete: Vec<(usize, &Promise)> =
-            voters.iter().copied().filter(|(_, p)| !p.copying || learners_too).collect();
+        let complete: Vec<(usize, &Promise)> = voters
+            .iter()
+            .copied()
+            .filter(|(_, p)| !p.copying || learners_too)
+            .collect();
         let Some((source, best)) = complete.iter().copied().max_by_key(|(_, p)| key(p)) else {
             self.waiting = Some("no replica that answers is complete");
             return;
@@ -212,7 +228,11 @@ impl Engine {
         let (recovery, blocks) = (best.end, best.blocks);
         self.blocks = blocks;
         self.stream.restart(recovery, flushed);
-        self.plan = Some(Plan { recovery, history, source });
+        self.plan = Some(Plan {
+            recovery,
+            history,
+            source,
+        });
         self.waiting = Some("bringing a majority of replicas to the end of the log");
     }
 
@@ -233,7 +253,10 @@ impl Engine {
             self.stream.committed = self.stream.committed.max(plan.recovery);
         }
         let size_bytes = self.blocks * crate::core::types::BLOCK as u64;
-        self.out.push(EngineAction::Opened { epoch: self.epoch, size_bytes });
+        self.out.push(EngineAction::Opened {
+            epoch: self.epoch,
+            size_bytes,
+        });
     }
 }
 

@@ -14,6 +14,10 @@ const HEDGE: Nanos = 75 * MILLI;
 const RETRY: Nanos = 10 * MILLI;
 /// Renew the lease while reads go on and less than this is left.
 const LEASE_MARGIN: Nanos = 250 * MILLI;
+/// How often a repair asks for its good copy.
+const REPAIR_ROUNDS: u32 = 50;
+/// No member is there to answer: look again after so long.
+const RETRY_STALLED: Nanos = 200 * MILLI;
 /// Repairs at a time; what is found beyond it is found again.
 const MAX_REPAIRS: usize = 16;
 
@@ -53,6 +57,8 @@ struct Task {
     tried: Vec<usize>,
     /// Ask another member then.
     next: Nanos,
+    /// How often every member was asked in vain.
+    rounds: u32,
 }
 
 /// All reads in flight.
@@ -83,7 +89,11 @@ impl Engine {
         let step = u64::from(MAX_RECORD_BLOCKS);
         let parts = (end - first).div_ceil(step);
         let skip = (offset - first * BLOCK as u64) as usize;
-        let whole = Whole { skip, len: len as usize, parts: (0..parts).map(|_| None).collect() };
+        let whole = Whole {
+            skip,
+            len: len as usize,
+            parts: (0..parts).map(|_| None).collect(),
+        };
         self.reads.wholes.insert(request, whole);
         let min_seq = self.stream.committed;
         for i in 0..parts {
@@ -96,7 +106,11 @@ impl Engine {
     /// Reads whole blocks for `owner`.
     pub(super) fn read_blocks(&mut self, owner: Owner, block: u64, count: u32, min_seq: Seq) {
         let id = self.request_id();
-        let tried = if let Owner::Repair(member, _) = owner { vec![member] } else { Vec::new() };
+        let tried = if let Owner::Repair(member, _) = owner {
+            vec![member]
+        } else {
+            Vec::new()
+        };
         let task = Task {
             owner,
             block,
@@ -107,6 +121,7 @@ impl Engine {
             pending: Vec::new(),
             tried,
             next: 0,
+            rounds: 0,
         };
         self.reads.tasks.insert(id, task);
         self.reads.undispatched.push(id);
@@ -118,7 +133,11 @@ impl Engine {
         }
         if self.reads.timer <= self.now {
             let now = self.now;
-            let due = self.reads.tasks.iter().filter(|(_, t)| t.next > 0 && t.next <= now);
+            let due = self
+                .reads
+                .tasks
+                .iter()
+                .filter(|(_, t)| t.next > 0 && t.next <= now);
             let due: Vec<u64> = due.map(|(id, _)| *id).collect();
             self.reads.undispatched.extend(due);
         }
@@ -128,7 +147,13 @@ impl Engine {
         for id in todo {
             self.dispatch_read(id);
         }
-        let next = self.reads.tasks.values().filter(|t| t.next > 0).map(|t| t.next).min();
+        let next = self
+            .reads
+            .tasks
+            .values()
+            .filter(|t| t.next > 0)
+            .map(|t| t.next)
+            .min();
         self.reads.timer = next.unwrap_or(Nanos::MAX);
         let lease = self.lease_until();
         if lease < self.now + LEASE_MARGIN {
@@ -155,7 +180,9 @@ impl Engine {
     fn dispatch_read(&mut self, id: u64) {
         let now = self.now;
         let learners_too = self.settings.mutations.r5_learner_is_source;
-        let Some(task) = self.reads.tasks.get_mut(&id) else { return };
+        let Some(task) = self.reads.tasks.get_mut(&id) else {
+            return;
+        };
         if task.got.iter().all(Option::is_some) {
             task.next = 0;
             return;
@@ -166,7 +193,9 @@ impl Engine {
                 && !task.tried.contains(i)
         });
         let home = self.settings.home;
-        let best = candidates.min_by_key(|(i, p)| (p.slow(now, HEDGE), Some(*i) != home, *i)).map(|c| c.0);
+        let best = candidates
+            .min_by_key(|(i, p)| (p.slow(now, HEDGE), Some(*i) != home, *i))
+            .map(|c| c.0);
         let Some(member) = best else {
             if task.pending.is_empty() {
                 self.exhausted(id);
@@ -185,23 +214,44 @@ impl Engine {
         self.reads.wire.insert(request, id);
         let epoch = self.epoch;
         self.ask(member);
-        self.send(member, Message::Read { epoch, request, block, count, min_seq, applied_only });
+        self.send(
+            member,
+            Message::Read {
+                epoch,
+                request,
+                block,
+                count,
+                min_seq,
+                applied_only,
+            },
+        );
     }
 
     /// Every member was asked and the read is not done.
     fn exhausted(&mut self, id: u64) {
         let any = self.complete_live() >= self.quorum();
-        let Some(task) = self.reads.tasks.get_mut(&id) else { return };
-        if matches!(task.owner, Owner::Repair(..)) {
-            self.reads.tasks.remove(&id);
-            self.reads.repairs -= 1;
+        let Some(task) = self.reads.tasks.get_mut(&id) else {
+            return;
+        };
+        task.rounds += 1;
+        if let Owner::Repair(member, _) = task.owner {
+            // The sources may have to apply first; a repair that does not come to pass is found again.
+            if task.rounds > REPAIR_ROUNDS {
+                self.reads.tasks.remove(&id);
+                self.reads.repairs -= 1;
+            } else {
+                task.tried = vec![member];
+                task.next = self.now + RETRY;
+            }
             return;
         }
         let missing = (0..task.count).filter(|i| task.got[*i as usize].is_none());
         let peers = &self.peers;
         let hopeless = missing.map(|i| task.block + u64::from(i)).any(|block| {
             let bad_at = |m: &usize| task.bad.iter().any(|(who, e)| who == m && e.block == block);
-            (0..peers.len()).filter(|m| peers[*m].counts()).all(|m| bad_at(&m))
+            (0..peers.len())
+                .filter(|m| peers[*m].counts())
+                .all(|m| bad_at(&m))
         });
         if hopeless && any {
             let bad = std::mem::take(&mut task.bad);
@@ -212,7 +262,7 @@ impl Engine {
         }
         task.tried.clear();
         task.bad.clear();
-        task.next = self.now + RETRY;
+        task.next = self.now + if any { RETRY } else { RETRY_STALLED };
     }
 
     /// The session to a member is gone: what was asked there is asked elsewhere, now.
@@ -241,14 +291,21 @@ impl Engine {
         data: &Bytes,
     ) {
         self.answered(member);
-        let Some(id) = self.reads.wire.remove(&request) else { return };
-        let Some(task) = self.reads.tasks.get_mut(&id) else { return };
+        let Some(id) = self.reads.wire.remove(&request) else {
+            return;
+        };
+        let Some(task) = self.reads.tasks.get_mut(&id) else {
+            return;
+        };
         task.pending.retain(|p| p.1 != request);
         if task.got.iter().all(Option::is_some) {
             return;
         }
         let shaped = blocks.len() == task.count as usize
-            && blocks.iter().enumerate().all(|(i, b)| b.block == task.block + i as u64);
+            && blocks
+                .iter()
+                .enumerate()
+                .all(|(i, b)| b.block == task.block + i as u64);
         if !ready || !shaped {
             self.reads.undispatched.push(id);
             return;
@@ -259,7 +316,9 @@ impl Engine {
             let piece = data.slice(at..at + len);
             at += len;
             let good = match entry.kind {
-                BlockKind::Data => checksum::block(self.seed, entry.block, entry.version, &piece) == entry.crc,
+                BlockKind::Data => {
+                    checksum::block(self.seed, entry.block, entry.version, &piece) == entry.crc
+                }
                 BlockKind::Zero => true,
                 BlockKind::Bad => {
                     task.bad.push((member, entry));
@@ -284,10 +343,22 @@ impl Engine {
         if self.reads.ready.is_empty() || !leased {
             return;
         }
-        let committed = if mutations.r13_read_uncommitted { Seq::MAX } else { self.stream.committed };
+        let committed = if mutations.r13_read_uncommitted {
+            Seq::MAX
+        } else {
+            self.stream.committed
+        };
         for id in std::mem::take(&mut self.reads.ready) {
-            let Some(task) = self.reads.tasks.get(&id) else { continue };
-            let highest = task.got.iter().flatten().map(|g| g.entry.version).max().unwrap_or(0);
+            let Some(task) = self.reads.tasks.get(&id) else {
+                continue;
+            };
+            let highest = task
+                .got
+                .iter()
+                .flatten()
+                .map(|g| g.entry.version)
+                .max()
+                .unwrap_or(0);
             if highest > committed {
                 self.reads.ready.push(id);
                 continue;
@@ -298,7 +369,9 @@ impl Engine {
     }
 
     fn finish(&mut self, id: u64, result: Result<Bytes, OpError>) {
-        let Some(task) = self.reads.tasks.remove(&id) else { return };
+        let Some(task) = self.reads.tasks.remove(&id) else {
+            return;
+        };
         for (_, request) in &task.pending {
             self.reads.wire.remove(request);
         }
@@ -318,16 +391,30 @@ impl Engine {
                 self.reads.repairs -= 1;
                 let good = task.got.first().and_then(Option::as_ref).map(|g| g.entry);
                 if let (Ok(data), Some(good), true) = (result, good, self.peers[member].counts()) {
-                    let data = if good.kind == BlockKind::Data { data } else { Bytes::new() };
+                    let data = if good.kind == BlockKind::Data {
+                        data
+                    } else {
+                        Bytes::new()
+                    };
                     let epoch = self.epoch;
-                    self.send(member, Message::Repair { epoch, seen, good, data });
+                    self.send(
+                        member,
+                        Message::Repair {
+                            epoch,
+                            seen,
+                            good,
+                            data,
+                        },
+                    );
                 }
             }
         }
     }
 
     fn part_read(&mut self, request: u64, index: usize, result: Result<Bytes, OpError>) {
-        let Some(whole) = self.reads.wholes.get_mut(&request) else { return };
+        let Some(whole) = self.reads.wholes.get_mut(&request) else {
+            return;
+        };
         match result {
             Err(e) => {
                 self.reads.wholes.remove(&request);
@@ -338,12 +425,18 @@ impl Engine {
                 if whole.parts.iter().any(Option::is_none) {
                     return;
                 }
-                let Some(mut whole) = self.reads.wholes.remove(&request) else { return };
+                let Some(mut whole) = self.reads.wholes.remove(&request) else {
+                    return;
+                };
                 let all = if whole.parts.len() == 1 {
                     whole.parts.pop().flatten().unwrap_or_default()
                 } else {
                     let mut all = BytesMut::with_capacity(whole.skip + whole.len + BLOCK);
-                    whole.parts.iter().flatten().for_each(|p| all.extend_from_slice(p));
+                    whole
+                        .parts
+                        .iter()
+                        .flatten()
+                        .for_each(|p| all.extend_from_slice(p));
                     all.freeze()
                 };
                 self.complete(request, Ok(all.slice(whole.skip..whole.skip + whole.len)));
@@ -357,7 +450,8 @@ impl Engine {
             return;
         }
         self.reads.repairs += 1;
-        let min_seq = if seen.version <= self.stream.durable { seen.version } else { 0 };
+        // The source must have applied at least what the damaged member may have.
+        let min_seq = self.stream.durable;
         self.read_blocks(Owner::Repair(member, seen), seen.block, 1, min_seq);
     }
 }

@@ -63,7 +63,9 @@ impl Engine {
     /// Starts what is queued, in order, as far as window and locks allow.
     pub(super) fn admit(&mut self) {
         while self.phase == Phase::Open {
-            let Some((_, op)) = self.requests.queue.front() else { return };
+            let Some((_, op)) = self.requests.queue.front() else {
+                return;
+            };
             if let Some((offset, len)) = span(op) {
                 if self.verify_holds() {
                     return;
@@ -78,7 +80,9 @@ impl Engine {
                     return;
                 }
             }
-            let Some((request, op)) = self.requests.queue.pop_front() else { return };
+            let Some((request, op)) = self.requests.queue.pop_front() else {
+                return;
+            };
             self.start(request, op);
         }
     }
@@ -162,7 +166,9 @@ impl Engine {
 
     /// The old content of an edge block has come.
     pub(super) fn modified(&mut self, id: u64, block: u64, result: Result<Bytes, OpError>) {
-        let Some(modify) = self.requests.modifying.get_mut(&id) else { return };
+        let Some(modify) = self.requests.modifying.get_mut(&id) else {
+            return;
+        };
         let content = match result {
             Ok(content) => content,
             Err(e) => {
@@ -182,8 +188,11 @@ impl Engine {
             && let Some(modify) = self.requests.modifying.remove(&id)
         {
             self.unlock(&modify);
-            let edges: Vec<(u64, Bytes)> =
-                modify.edges.into_iter().filter_map(|(b, content)| Some((b, content?))).collect();
+            let edges: Vec<(u64, Bytes)> = modify
+                .edges
+                .into_iter()
+                .filter_map(|(b, content)| Some((b, content?)))
+                .collect();
             self.assign(modify.request, modify.op, &edges);
         }
     }
@@ -243,7 +252,9 @@ impl Engine {
     fn push_data(&mut self, block: u64, data: Bytes) -> Seq {
         let seq = self.stream.last + 1;
         let blocks = data.chunks_exact(BLOCK).enumerate();
-        let crcs = blocks.map(|(i, b)| checksum::block(self.seed, block + i as u64, seq, b)).collect();
+        let crcs = blocks
+            .map(|(i, b)| checksum::block(self.seed, block + i as u64, seq, b))
+            .collect();
         self.stream.push(Body::Write { block, crcs, data })
     }
 
@@ -259,7 +270,11 @@ impl Engine {
         }
         let (first, past) = (offset.div_ceil(BLOCK_BYTES), end / BLOCK_BYTES);
         if past > first {
-            last = self.stream.push(Body::Zero { block: first, count: past - first, discard });
+            last = self.stream.push(Body::Zero {
+                block: first,
+                count: past - first,
+                discard,
+            });
         }
         last
     }
@@ -291,7 +306,9 @@ impl Engine {
 
     /// Leaves once everything is done and durable.
     pub(super) fn check_closing(&mut self) {
-        let Some(request) = self.requests.closing else { return };
+        let Some(request) = self.requests.closing else {
+            return;
+        };
         let busy = !self.requests.queue.is_empty() || !self.requests.modifying.is_empty();
         self.stream.sync_to = self.stream.last;
         if busy || self.stream.durable < self.stream.last {

@@ -62,11 +62,16 @@ impl Stream {
 
     /// `written` up to a seq; for one that is forgotten, what was written before the oldest kept.
     fn written_at(&self, seq: Seq) -> u64 {
-        let first = self.kept.front().map_or(self.written, |k| k.written - weight(&k.record));
+        let first = self
+            .kept
+            .front()
+            .map_or(self.written, |k| k.written - weight(&k.record));
         if seq < self.base {
             return first;
         }
-        self.kept.get((seq - self.base) as usize).map_or(self.written, |k| k.written)
+        self.kept
+            .get((seq - self.base) as usize)
+            .map_or(self.written, |k| k.written)
     }
 
     /// Bytes not durable in a quorum.
@@ -79,7 +84,10 @@ impl Stream {
         self.last += 1;
         let record = Record { seq: self.last, body };
         self.written += weight(&record);
-        self.kept.push_back(Kept { record, written: self.written });
+        self.kept.push_back(Kept {
+            record,
+            written: self.written,
+        });
         self.last
     }
 
@@ -138,7 +146,7 @@ impl Engine {
         }
         peer.outstanding += 1;
         peer.told_commit = self.stream.durable;
-        peer.told_sync = self.stream.sync_to.min(peer.next - 1);
+        peer.told_sync = self.stream.sync_to.min(peer.next.saturating_sub(1));
         let message = Message::Append {
             epoch: self.epoch,
             sent_at: self.now,
@@ -166,7 +174,7 @@ impl Engine {
                 self.pump_member(member, limit);
             }
             let peer = &self.peers[member];
-            let sync = peer.told_sync < self.stream.sync_to.min(peer.next - 1);
+            let sync = peer.told_sync < self.stream.sync_to.min(peer.next.saturating_sub(1));
             let told = peer.told_commit >= self.stream.durable;
             let quiet = peer.outstanding == 0 && peer.sent + COMMIT_DELAY <= self.now;
             if peer.stage == Stage::Live && (sync || (!told && quiet)) {
@@ -195,10 +203,13 @@ impl Engine {
 
     /// When to tell an idle member of the durable commit.
     pub(super) fn commit_deadline(&self) -> Option<Nanos> {
-        let quiet = |p: &&Peer| {
-            p.stage == Stage::Live && p.outstanding == 0 && p.told_commit < self.stream.durable
-        };
-        self.peers.iter().filter(quiet).map(|p| p.sent + COMMIT_DELAY).min()
+        let quiet =
+            |p: &&Peer| p.stage == Stage::Live && p.outstanding == 0 && p.told_commit < self.stream.durable;
+        self.peers
+            .iter()
+            .filter(quiet)
+            .map(|p| p.sent + COMMIT_DELAY)
+            .min()
     }
 
     pub(super) fn acked(&mut self, member: usize, echo: Nanos, received: Seq, durable: Seq, answers: bool) {
@@ -232,7 +243,10 @@ impl Engine {
             self.stream.durable = self.stream.durable.max(durable);
             self.complete_writes();
         }
-        let joined = self.peers.iter().filter(|p| matches!(p.stage, Stage::Filling | Stage::Live));
+        let joined = self
+            .peers
+            .iter()
+            .filter(|p| matches!(p.stage, Stage::Filling | Stage::Live));
         let slowest = joined.map(|p| p.received).min().unwrap_or(Seq::MAX);
         let releasable = if self.settings.mutations.r4_release_on_receipt {
             self.stream.committed
@@ -244,8 +258,12 @@ impl Engine {
 
     /// Reads may be served until then without asking the members again (R14).
     pub(super) fn lease_until(&self) -> Nanos {
-        let mut leases: Vec<Nanos> =
-            self.peers.iter().filter(|p| p.stage == Stage::Live).map(|p| p.lease).collect();
+        let mut leases: Vec<Nanos> = self
+            .peers
+            .iter()
+            .filter(|p| p.stage == Stage::Live)
+            .map(|p| p.lease)
+            .collect();
         leases.sort_unstable_by(|a, b| b.cmp(a));
         leases.get(self.quorum() - 1).copied().unwrap_or(0)
     }

@@ -2,7 +2,7 @@
 //! the stream; writes are held back until every member has been sent the same records, then all are asked at once.
 
 use super::peer::Stage;
-use super::{Engine, OpError, Phase, VerifyReport};
+use super::{Engine, MemberState, OpError, Phase, VerifyReport};
 use crate::core::checksum;
 use crate::core::types::{BLOCK, Seq};
 use crate::core::wire::{BlockEntry, Message};
@@ -34,7 +34,11 @@ impl Verify {
             asked: vec![0; members],
             answers: vec![None; members],
             sums: vec![Vec::new(); members],
-            report: VerifyReport { equal: true, checksums: vec![0; members], ..VerifyReport::default() },
+            report: VerifyReport {
+                equal: true,
+                checksums: vec![0; members],
+                ..VerifyReport::default()
+            },
         }
     }
 
@@ -46,7 +50,9 @@ impl Verify {
 impl Engine {
     /// New writes wait until every member has been sent the same records.
     pub(super) fn verify_holds(&self) -> bool {
-        self.verify.as_ref().is_some_and(|v| !v.asking() && v.next < self.blocks)
+        self.verify
+            .as_ref()
+            .is_some_and(|v| !v.asking() && v.next < self.blocks)
     }
 
     pub(super) fn verify_lost(&mut self) {
@@ -60,11 +66,18 @@ impl Engine {
             return;
         }
         self.pump();
-        if !self.peers.iter().all(|p| p.counts()) {
+        if !self
+            .peers
+            .iter()
+            .all(|p| self.member_state(p) == MemberState::Complete)
+        {
             return self.verify_lost();
         }
         let last = self.stream.last;
-        let level = self.peers.iter().all(|p| p.stage == Stage::Live && p.next == last + 1);
+        let level = self
+            .peers
+            .iter()
+            .all(|p| p.stage == Stage::Live && p.next == last + 1);
         let Some(verify) = &self.verify else { return };
         if verify.asking() || !level {
             return;
@@ -81,7 +94,15 @@ impl Engine {
             }
             let epoch = self.epoch;
             self.ask(member);
-            self.send(member, Message::Digest { epoch, request, block, count });
+            self.send(
+                member,
+                Message::Digest {
+                    epoch,
+                    request,
+                    block,
+                    count,
+                },
+            );
         }
         self.admit();
     }
@@ -102,7 +123,10 @@ impl Engine {
         for entry in bad {
             if verify.report.differences.len() < MAX_DIFFERENCES {
                 let offset = entry.block * BLOCK as u64;
-                verify.report.differences.push((member, offset, "does not match its checksum".to_owned()));
+                verify
+                    .report
+                    .differences
+                    .push((member, offset, "does not match its checksum".to_owned()));
             }
             verify.report.equal = false;
         }
@@ -124,7 +148,10 @@ impl Engine {
             if other_at != at {
                 verify.report.equal = false;
                 let what = format!("answered at record {other_at} instead of {at}");
-                verify.report.differences.push((member, verify.next * BLOCK as u64, what));
+                verify
+                    .report
+                    .differences
+                    .push((member, verify.next * BLOCK as u64, what));
                 continue;
             }
             for (i, (a, b)) in reference.iter().zip(digests).enumerate() {
@@ -155,7 +182,9 @@ impl Engine {
     }
 
     fn verify_done(&mut self) {
-        let Some(mut verify) = self.verify.take() else { return };
+        let Some(mut verify) = self.verify.take() else {
+            return;
+        };
         for (sum, folded) in verify.report.checksums.iter_mut().zip(&verify.sums) {
             *sum = checksum::wide(folded);
         }

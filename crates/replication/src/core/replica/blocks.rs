@@ -32,17 +32,30 @@ pub struct Entry {
 impl Entry {
     /// A block with data.
     pub fn data(version: Seq, crc: u32) -> Entry {
-        Entry { version, crc, flags: FLAG_DATA }
+        Entry {
+            version,
+            crc,
+            flags: FLAG_DATA,
+        }
     }
 
     /// A zeroed block.
-    pub fn zero(version: Seq) -> Entry {
-        Entry { version, crc: 0, flags: FLAG_ZERO }
+    pub fn zero(volume: u64, block: u64, version: Seq) -> Entry {
+        Entry {
+            version,
+            crc: checksum::zeroes(volume, block, version),
+            flags: FLAG_ZERO,
+        }
     }
 
-    /// Reads as zeroes.
+    /// Says that it reads as zeroes.
     pub fn is_zero(&self) -> bool {
-        self.flags == FLAG_ZERO && self.crc == 0 || *self == Entry::default()
+        self.flags == FLAG_ZERO || *self == Entry::default()
+    }
+
+    /// The checksum of an entry of zeroes holds.
+    pub fn is_sound_zero(&self, volume: u64, block: u64) -> bool {
+        *self == Entry::default() || *self == Entry::zero(volume, block, self.version)
     }
 
     /// Has data.
@@ -52,7 +65,11 @@ impl Entry {
 
     fn parse(b: &[u8]) -> Entry {
         let word = |at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
-        Entry { version: u64::from(word(0)) | u64::from(word(4)) << 32, crc: word(8), flags: word(12) }
+        Entry {
+            version: u64::from(word(0)) | u64::from(word(4)) << 32,
+            crc: word(8),
+            flags: word(12),
+        }
     }
 
     fn put(&self, b: &mut Vec<u8>) {
@@ -64,7 +81,6 @@ impl Entry {
 
 /// The two files.
 pub struct Blocks {
-    volume: u64,
     /// Data, block after block.
     pub data: Arc<dyn DiskFile>,
     /// Entries.
@@ -73,16 +89,22 @@ pub struct Blocks {
 
 impl Blocks {
     /// Makes the files, empty; the caller syncs the directory.
-    pub fn create(disk: &dyn Disk, volume: u64, blocks: u64) -> io::Result<Blocks> {
-        let b = Blocks { volume, data: disk.create(DATA)?, meta: disk.create(META)? };
+    pub fn create(disk: &dyn Disk, blocks: u64) -> io::Result<Blocks> {
+        let b = Blocks {
+            data: disk.create(DATA)?,
+            meta: disk.create(META)?,
+        };
         b.resize(blocks)?;
         b.sync()?;
         Ok(b)
     }
 
     /// Opens the files.
-    pub fn open(disk: &dyn Disk, volume: u64) -> io::Result<Blocks> {
-        Ok(Blocks { volume, data: disk.open(DATA)?, meta: disk.open(META)? })
+    pub fn open(disk: &dyn Disk) -> io::Result<Blocks> {
+        Ok(Blocks {
+            data: disk.open(DATA)?,
+            meta: disk.open(META)?,
+        })
     }
 
     /// Makes room for so many blocks.
@@ -110,11 +132,6 @@ impl Blocks {
         let n = self.data.pread(buf, block * BLOCK as u64)?;
         buf[n..].fill(0);
         Ok(())
-    }
-
-    /// The data matches its entry.
-    pub fn matches(&self, block: u64, entry: &Entry, data: &[u8]) -> bool {
-        checksum::block(self.volume, block, entry.version, data) == entry.crc
     }
 
     /// Writes consecutive blocks and their entries. `data` is none for zeroes.

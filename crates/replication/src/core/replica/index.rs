@@ -71,7 +71,11 @@ impl Index {
     }
 
     fn weight(held: &Held, start: u64, end: u64) -> u64 {
-        if matches!(held.kind, HeldKind::Data { .. }) { end - start } else { 0 }
+        if matches!(held.kind, HeldKind::Data { .. }) {
+            end - start
+        } else {
+            0
+        }
     }
 
     fn put(&mut self, start: u64, end: u64, held: Arc<Held>) {
@@ -135,10 +139,18 @@ impl Index {
         if let Some((_, (e, held))) = self.map.range(..start).next_back()
             && *e > start
         {
-            found.push(Piece { start, end: (*e).min(end), held: held.clone() });
+            found.push(Piece {
+                start,
+                end: (*e).min(end),
+                held: held.clone(),
+            });
         }
         for (s, (e, held)) in self.map.range(start..end) {
-            found.push(Piece { start: *s, end: (*e).min(end), held: held.clone() });
+            found.push(Piece {
+                start: *s,
+                end: (*e).min(end),
+                held: held.clone(),
+            });
         }
         found
     }
@@ -151,7 +163,11 @@ impl Index {
         if cut < end {
             self.put(cut, end, held.clone());
         }
-        Some(Piece { start, end: cut, held })
+        Some(Piece {
+            start,
+            end: cut,
+            held,
+        })
     }
 }
 
@@ -171,7 +187,12 @@ mod tests {
                 let block = rng.below(60);
                 let count = 1 + rng.below(64 - block);
                 let kind = HeldKind::Zero { discard: false };
-                let held = Arc::new(Held { seq, block, count, kind });
+                let held = Arc::new(Held {
+                    seq,
+                    block,
+                    count,
+                    kind,
+                });
                 index.insert(&held);
                 model[block as usize..(block + count) as usize].fill(seq);
                 all.push(held);
@@ -186,7 +207,11 @@ mod tests {
             for p in index.lookup(from, to) {
                 seen[p.start as usize..p.end as usize].fill(p.held.seq);
             }
-            assert_eq!(seen[from as usize..to as usize], model[from as usize..to as usize], "seed {seed}");
+            assert_eq!(
+                seen[from as usize..to as usize],
+                model[from as usize..to as usize],
+                "seed {seed}"
+            );
         }
     }
 }

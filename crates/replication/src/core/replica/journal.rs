@@ -19,6 +19,21 @@ const KEEP_SEGMENTS: usize = 4;
 /// frees the rest.
 pub const MAX_SEGMENTS: usize = 16;
 
+/// Cuts may go beyond it: each takes a segment however little is in it, and the engine that they serve is the only one
+/// who can make room.
+const CUT_SEGMENTS: usize = 16;
+
+/// Why a segment begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Roll {
+    /// The last one is full.
+    Next,
+    /// A start, a cut or an adoption.
+    Cut,
+    /// A learner's stream begins. No old segment is used again: the cut may not come to pass.
+    Jump,
+}
+
 /// A file of the ring.
 pub(super) struct Slot {
     pub file: Arc<dyn DiskFile>,
@@ -38,7 +53,15 @@ pub(super) struct Slot {
 
 impl Slot {
     pub(super) fn new(file: Arc<dyn DiskFile>) -> Slot {
-        Slot { file, head: None, used: 0, last: 0, chain: 0, batches: Vec::new(), dirty: false }
+        Slot {
+            file,
+            head: None,
+            used: 0,
+            last: 0,
+            chain: 0,
+            batches: Vec::new(),
+            dirty: false,
+        }
     }
 }
 
@@ -56,10 +79,10 @@ pub struct Journal {
     pub durable: Seq,
     /// What batch headers say of the durable commit.
     pub commit: Seq,
-    /// What batch headers say was in place.
-    pub applied: Seq,
     /// See [`super::state::State::generation`].
     pub generation: u64,
+    /// (number, first seq) of the segment with which the generation began.
+    pub began: (u64, Seq),
     /// Bytes since the last sync job began.
     pub unsynced: u64,
 }
@@ -77,7 +100,12 @@ impl Journal {
     pub fn create(disk: &dyn Disk, volume: u64, segment: u64, mut rng: Rng) -> io::Result<()> {
         let file = disk.create(&slot_name(0))?;
         file.preallocate(segment)?;
-        let head = SegmentHead { number: 1, salt: rng.next(), first: 1, ..SegmentHead::default() };
+        let head = SegmentHead {
+            number: 1,
+            salt: rng.next(),
+            first: 1,
+            ..SegmentHead::default()
+        };
         file.pwritev(&[&head.encode(volume)], 0)?;
         file.sync()
     }
@@ -90,7 +118,10 @@ impl Journal {
 
     /// Bytes in segments that cannot be used again yet.
     pub fn pinned_segments(&self, applied_synced: Seq) -> usize {
-        self.slots.iter().filter(|s| s.head.is_some() && s.last > applied_synced).count()
+        self.slots
+            .iter()
+            .filter(|s| s.head.is_some() && s.last > applied_synced)
+            .count()
     }
 
     /// Appends one batch in the page cache. `None`: the journal is full until more is in place and synced.
@@ -104,7 +135,7 @@ impl Journal {
         let crcs: usize = records.iter().map(|r| r.data_len() / BLOCK).sum();
         let space = sectors((80 + records.len() * 24 + crcs * 4) as u64) + SECTOR + data_len as u64;
         if self.slots[self.active].used + space > self.segment
-            && !self.roll(disk, self.end + 1, false, applied_synced)?
+            && !self.roll(disk, self.end + 1, Roll::Next, applied_synced)?
         {
             return Ok(None);
         }
@@ -145,21 +176,29 @@ impl Journal {
     }
 
     /// Begins a new segment whose first record is `first`. False: none is free.
-    pub fn roll(
-        &mut self,
-        disk: &dyn Disk,
-        first: Seq,
-        jump: bool,
-        applied_synced: Seq,
-    ) -> io::Result<bool> {
-        let Some(at) = self.free_slot(disk, applied_synced, jump)? else { return Ok(false) };
-        let number = self.slots.iter().filter_map(|s| s.head).map(|h| h.number).max().unwrap_or(0) + 1;
+    pub fn roll(&mut self, disk: &dyn Disk, first: Seq, how: Roll, applied_synced: Seq) -> io::Result<bool> {
+        let Some(at) = self.free_slot(disk, applied_synced, how)? else {
+            return Ok(false);
+        };
+        let highest = self
+            .slots
+            .iter()
+            .filter_map(|s| s.head)
+            .map(|h| h.number)
+            .max()
+            .unwrap_or(0);
+        // An empty segment is begun again in place; the state tells what it was until the cut is recorded.
+        let number = if self.slots[at].head.is_some() && at == self.active {
+            highest
+        } else {
+            highest + 1
+        };
         let head = SegmentHead {
             number,
             salt: self.rng.next(),
             generation: self.generation,
             first,
-            jump,
+            jump: how == Roll::Jump,
             applied: applied_synced,
             commit: self.commit,
             durable: self.durable.min(first - 1),
@@ -178,18 +217,29 @@ impl Journal {
         Ok(true)
     }
 
-    /// With `fresh` no old segment is used again: the cut may not come to pass.
-    fn free_slot(&mut self, disk: &dyn Disk, applied_synced: Seq, fresh: bool) -> io::Result<Option<usize>> {
+    fn free_slot(&mut self, disk: &dyn Disk, applied_synced: Seq, how: Roll) -> io::Result<Option<usize>> {
+        let active = &self.slots[self.active];
+        let empty = active.used == SECTOR && active.head.is_some_and(|h| !h.jump && h.number == self.began.0);
+        if how != Roll::Next && empty {
+            return Ok(Some(self.active));
+        }
         if let Some(at) = self.slots.iter().position(|s| s.head.is_none()) {
             return Ok(Some(at));
         }
         let number = |s: &Slot| s.head.map_or(0, |h| h.number);
-        let oldest = (0..self.slots.len()).min_by_key(|at| number(&self.slots[*at])).unwrap_or(0);
+        let oldest = (0..self.slots.len())
+            .min_by_key(|at| number(&self.slots[*at]))
+            .unwrap_or(0);
         let idle = oldest != self.active && self.slots[oldest].last <= applied_synced;
-        if idle && !fresh && self.slots.len() >= KEEP_SEGMENTS {
+        if idle && how != Roll::Jump && self.slots.len() >= KEEP_SEGMENTS {
             return Ok(Some(oldest));
         }
-        if self.slots.len() >= MAX_SEGMENTS + usize::from(fresh) {
+        let limit = if how == Roll::Next {
+            MAX_SEGMENTS
+        } else {
+            MAX_SEGMENTS + CUT_SEGMENTS
+        };
+        if self.slots.len() >= limit {
             return Ok(None);
         }
         let file = disk.create(&slot_name(self.slots.len()))?;
@@ -204,10 +254,14 @@ impl Journal {
     /// the new generation; until it has, a restart ignores the cut.
     pub fn cut(&mut self, disk: &dyn Disk, keep: Seq, jump: bool, applied_synced: Seq) -> io::Result<bool> {
         self.generation += 1;
-        if !self.roll(disk, keep + 1, jump, applied_synced)? {
+        let how = if jump { Roll::Jump } else { Roll::Cut };
+        if !self.roll(disk, keep + 1, how, applied_synced)? {
             return Ok(false);
         }
         self.end = keep;
+        self.began = self.slots[self.active]
+            .head
+            .map_or((0, 0), |h| (h.number, h.first));
         let active = self.active;
         for (at, slot) in self.slots.iter_mut().enumerate() {
             if at != active && slot.head.is_some() {
@@ -237,15 +291,25 @@ impl Journal {
     /// Files to sync for everything appended so far to be durable.
     pub fn take_dirty(&mut self) -> Vec<Arc<dyn DiskFile>> {
         self.unsynced = 0;
-        let taken = self.slots.iter_mut().map(|s| (std::mem::take(&mut s.dirty), &s.file));
-        taken.filter(|(dirty, _)| *dirty).map(|(_, file)| file.clone()).collect()
+        let taken = self
+            .slots
+            .iter_mut()
+            .map(|s| (std::mem::take(&mut s.dirty), &s.file));
+        taken
+            .filter(|(dirty, _)| *dirty)
+            .map(|(_, file)| file.clone())
+            .collect()
     }
 
     /// Makes everything appended durable, now.
     pub fn sync_all(&mut self) -> io::Result<()> {
         let _ = self.take_dirty();
         // Also what a job in flight has taken: it may not have begun.
-        for slot in self.slots.iter().filter(|s| s.head.is_some() && s.last >= self.durable) {
+        for slot in self
+            .slots
+            .iter()
+            .filter(|s| s.head.is_some() && s.last >= self.durable)
+        {
             slot.file.sync()?;
         }
         self.durable = self.end;
@@ -269,8 +333,12 @@ impl Journal {
         let mut bytes = 0;
         let mut out: Vec<Record> = Vec::new();
         while next <= to && bytes < max_bytes {
-            let Some((slot, offset)) = self.find(next) else { break };
-            let Some(batch) = self.read_batch(slot, offset)? else { break };
+            let Some((slot, offset)) = self.find(next) else {
+                break;
+            };
+            let Some(batch) = self.read_batch(slot, offset)? else {
+                break;
+            };
             let before = next;
             let last = self.slots[slot].last.min(to);
             for held in batch {
@@ -285,7 +353,11 @@ impl Journal {
                 break;
             }
         }
-        Ok(if out.is_empty() { Fetched::Gone } else { Fetched::Records(out) })
+        Ok(if out.is_empty() {
+            Fetched::Gone
+        } else {
+            Fetched::Records(out)
+        })
     }
 
     /// The newest batch that begins at or before `seq`. Cut tails of older segments are not in `batches` beyond the
@@ -308,7 +380,9 @@ impl Journal {
     fn read_batch(&self, slot: usize, offset: u64) -> io::Result<Option<Vec<Held>>> {
         let mut bytes = vec![0u8; SECTOR as usize];
         self.slots[slot].file.pread(&mut bytes, offset)?;
-        let Some(head) = BatchHead::decode(&bytes) else { return Ok(None) };
+        let Some(head) = BatchHead::decode(&bytes) else {
+            return Ok(None);
+        };
         bytes.resize(sectors(u64::from(head.head_len)) as usize, 0);
         self.slots[slot].file.pread(&mut bytes, offset)?;
         if !head.verify(&bytes) {
@@ -322,11 +396,17 @@ impl Journal {
             HeldKind::Data { crcs, .. } => {
                 let mut data = vec![0u8; held.count as usize * BLOCK];
                 self.read(held, held.block, &mut data)?;
-                Body::Write { block: held.block, crcs: crcs.clone(), data: Bytes::from(data) }
+                Body::Write {
+                    block: held.block,
+                    crcs: crcs.clone(),
+                    data: Bytes::from(data),
+                }
             }
-            HeldKind::Zero { discard } => {
-                Body::Zero { block: held.block, count: held.count, discard: *discard }
-            }
+            HeldKind::Zero { discard } => Body::Zero {
+                block: held.block,
+                count: held.count,
+                discard: *discard,
+            },
             HeldKind::Resize { blocks } => Body::Resize { blocks: *blocks },
         };
         Ok(Record { seq: held.seq, body })

@@ -25,7 +25,9 @@ impl Replica {
         let mut at = 0;
         for b in blocks {
             let len = if b.kind == BlockKind::Data { BLOCK } else { 0 };
-            let bytes = data.get(at..at + len).ok_or(Fault::Protocol("a copy without its data"))?;
+            let bytes = data
+                .get(at..at + len)
+                .ok_or(Fault::Protocol("a copy without its data"))?;
             at += len;
             if b.kind == BlockKind::Data && checksum::block(self.seed, b.block, b.version, bytes) != b.crc {
                 return Err(Fault::Protocol("a copied block was damaged on its way"));
@@ -39,25 +41,34 @@ impl Replica {
             match b.kind {
                 BlockKind::Data => {
                     let entry = Entry::data(b.version, b.crc);
-                    self.blocks.write(b.block, &[entry], Some(&[bytes])).during("writing blocks")?;
+                    self.blocks
+                        .write(b.block, &[entry], Some(&[bytes]))
+                        .during("writing blocks")?;
                 }
                 BlockKind::Zero => {
                     if old.is_data() {
                         self.blocks.punch(b.block, 1).during("freeing blocks")?;
                     }
-                    self.blocks.write(b.block, &[Entry::zero(b.version)], None).during("writing entries")?;
+                    self.blocks
+                        .write(b.block, &[Entry::zero(self.seed, b.block, b.version)], None)
+                        .during("writing entries")?;
                 }
                 // No good copy yet: remember what should be here, so that a read finds it bad and looks elsewhere.
                 BlockKind::Bad => {
                     let entry = Entry::data(b.version, b.crc);
                     let nothing = [0u8; BLOCK];
-                    self.blocks.write(b.block, &[entry], Some(&[&nothing])).during("writing blocks")?;
+                    self.blocks
+                        .write(b.block, &[entry], Some(&[&nothing]))
+                        .during("writing blocks")?;
                 }
             }
             self.copied += BLOCK as u64;
         }
         self.cursor = self.cursor.max(cursor);
-        out.push(ReplicaAction::Send { session, message: Message::CopyWritten { request } });
+        out.push(ReplicaAction::Send {
+            session,
+            message: Message::CopyWritten { request },
+        });
         Ok(())
     }
 
@@ -75,7 +86,10 @@ impl Replica {
             self.state.lossy = false;
             self.persist()?;
         }
-        let message = Message::CopyCompleted { epoch: self.state.promised, end: self.journal.end };
+        let message = Message::CopyCompleted {
+            epoch: self.state.promised,
+            end: self.journal.end,
+        };
         out.push(ReplicaAction::Send { session, message });
         Ok(())
     }
@@ -91,8 +105,9 @@ impl Replica {
             || self.sweep.as_ref().is_some_and(|s| in_journal(&s.index));
         let now = self.blocks.entries(seen.block, 1).during("reading entries")?[0];
         let moved = now.version != seen.version || now.crc != seen.crc;
-        let rot = now.version > self.journal.commit || !(now.is_data() || now.is_zero());
-        let fits = good.version <= self.applied && (good.version >= now.version || rot);
+        // The good copy is from a member that had applied everything durable when the repair began, so it is not older
+        // than what is in place here; its version may be lower than ours where ours is rot.
+        let fits = good.version <= self.applied;
         if held || moved || !fits || good.block != seen.block {
             return Ok(());
         }
@@ -102,11 +117,19 @@ impl Replica {
                     return Err(Fault::Protocol("a repair was damaged on its way"));
                 }
                 let entry = Entry::data(good.version, good.crc);
-                self.blocks.write(good.block, &[entry], Some(&[data])).during("writing blocks")?;
+                self.blocks
+                    .write(good.block, &[entry], Some(&[data]))
+                    .during("writing blocks")?;
             }
             BlockKind::Zero => {
-                let entry = if good.version == 0 { Entry::default() } else { Entry::zero(good.version) };
-                self.blocks.write(good.block, &[entry], None).during("writing entries")?;
+                let entry = if good.version == 0 {
+                    Entry::default()
+                } else {
+                    Entry::zero(self.seed, good.block, good.version)
+                };
+                self.blocks
+                    .write(good.block, &[entry], None)
+                    .during("writing entries")?;
             }
             _ => return Err(Fault::Protocol("a repair without its data")),
         }

@@ -36,7 +36,9 @@ impl Replica {
         out: &mut Vec<ReplicaAction>,
     ) -> Outcome {
         if epoch < self.state.promised {
-            let message = Message::Refused { promised: self.state.promised };
+            let message = Message::Refused {
+                promised: self.state.promised,
+            };
             out.push(ReplicaAction::Send { session, message });
             return Ok(());
         }
@@ -46,7 +48,10 @@ impl Replica {
         {
             let message = Message::Refused { promised: epoch };
             if epoch != self.state.promised {
-                out.push(ReplicaAction::Send { session: old, message });
+                out.push(ReplicaAction::Send {
+                    session: old,
+                    message,
+                });
             }
             out.push(ReplicaAction::Drop { session: old });
         }
@@ -60,7 +65,11 @@ impl Replica {
             self.persist()?;
         }
         self.adopted = self.state.history.last_epoch() == epoch;
-        let lease = if self.lease_instance == epoch.instance { 0 } else { self.lease_until };
+        let lease = if self.lease_instance == epoch.instance {
+            0
+        } else {
+            self.lease_until
+        };
         let resize = self.recent.iter().rev().find_map(|h| match h.kind {
             HeldKind::Resize { blocks } => Some(blocks),
             _ => None,
@@ -82,7 +91,10 @@ impl Replica {
             blocks: resize.unwrap_or(self.state.blocks),
             peers: self.state.peers.clone(),
         };
-        out.push(ReplicaAction::Send { session, message: Message::Promise(Box::new(promise)) });
+        out.push(ReplicaAction::Send {
+            session,
+            message: Message::Promise(Box::new(promise)),
+        });
         Ok(())
     }
 
@@ -130,7 +142,10 @@ impl Replica {
             cursor: 0,
             from: 0,
         });
-        let resumed = CopyState { cursor: self.cursor.min(old.cursor), ..old };
+        let resumed = CopyState {
+            cursor: self.cursor.min(old.cursor),
+            ..old
+        };
         let mut pieces = resumed.resume(cut.keep, cut.blocks);
         if wipe {
             // What is in place belongs to a log that did not continue. Only after a loss beyond the guarantees.
@@ -145,11 +160,15 @@ impl Replica {
             self.blocks.sync().during("syncing the blocks")?;
         }
         // A crash from here on finds a learner that has at least these pieces.
-        self.state.copy = Some(CopyState { pieces, cursor: 0, from });
+        self.state.copy = Some(CopyState {
+            pieces,
+            cursor: 0,
+            from,
+        });
         if wipe {
             self.state.blank = true;
             self.persist()?;
-            self.blocks = Blocks::create(&*self.disk, self.seed, cut.blocks).during("making the blocks anew")?;
+            self.blocks = Blocks::create(&*self.disk, cut.blocks).during("making the blocks anew")?;
             self.disk.sync_dir().during("syncing the directory")?;
         }
         if self.state.blocks != cut.blocks {
@@ -171,11 +190,20 @@ impl Replica {
         self.persist()
     }
 
-    fn cut_journal(&mut self, keep: Seq, jump: bool) -> Outcome {
+    pub(super) fn cut_journal(&mut self, keep: Seq, jump: bool) -> Outcome {
         self.jobs.forget_journal();
         self.unsynced_since = None;
-        let done = self.journal.cut(&*self.disk, keep, jump, self.applied_synced);
-        if !done.during("cutting the journal")? {
+        let cut = self.journal.cut(&*self.disk, keep, jump, self.applied_synced);
+        let mut done = cut.during("cutting the journal")?;
+        if !done {
+            // No segment is free: make room at the cost of this call.
+            self.apply_all()?;
+            self.blocks.sync().during("syncing the blocks")?;
+            self.applied_synced = self.applied;
+            let cut = self.journal.cut(&*self.disk, keep, jump, self.applied_synced);
+            done = cut.during("cutting the journal")?;
+        }
+        if !done {
             return Err(Fault::Full);
         }
         self.marked = self.journal.durable;
@@ -217,7 +245,10 @@ impl Replica {
             self.persist()?;
             self.adopted = true;
         }
-        let message = Message::Adopted { epoch: self.state.promised, end: self.journal.end };
+        let message = Message::Adopted {
+            epoch: self.state.promised,
+            end: self.journal.end,
+        };
         out.push(ReplicaAction::Send { session, message });
         Ok(())
     }
@@ -269,7 +300,9 @@ impl Replica {
 
     fn verify(&self, records: &[Record]) -> Outcome {
         for record in records {
-            let Body::Write { block, crcs, data } = &record.body else { continue };
+            let Body::Write { block, crcs, data } = &record.body else {
+                continue;
+            };
             for (i, (crc, bytes)) in crcs.iter().zip(data.chunks_exact(BLOCK)).enumerate() {
                 if checksum::block(self.seed, block + i as u64, record.seq, bytes) != *crc {
                     return Err(Fault::Protocol("a record was damaged on its way"));
@@ -282,7 +315,10 @@ impl Replica {
     fn write_batch(&mut self, records: &[Record]) -> Outcome {
         for attempt in 0..2 {
             let synced = self.applied_synced;
-            let written = self.journal.append(&*self.disk, records, synced).during("appending to the journal")?;
+            let written = self
+                .journal
+                .append(&*self.disk, records, synced)
+                .during("appending to the journal")?;
             if let Some(held) = written {
                 for h in held {
                     self.recent_index.insert(&h);

@@ -227,7 +227,10 @@ impl Replica {
     pub fn handle(&mut self, now: Nanos, session: u64, message: Message, out: &mut Vec<ReplicaAction>) {
         if let Some(reason) = &self.failed {
             let reason = reason.clone();
-            out.push(ReplicaAction::Send { session, message: Message::Failed { reason } });
+            out.push(ReplicaAction::Send {
+                session,
+                message: Message::Failed { reason },
+            });
             return;
         }
         match self.dispatch(now, session, message, out) {
@@ -269,21 +272,53 @@ impl Replica {
         };
         let lower = epoch < self.state.promised;
         if lower && !self.settings.mutations.r2_accept_lower_epochs {
-            let message = Message::Refused { promised: self.state.promised };
+            let message = Message::Refused {
+                promised: self.state.promised,
+            };
             out.push(ReplicaAction::Send { session, message });
             return Ok(());
         }
         if !lower && (epoch != self.state.promised || self.session != Some(session)) {
             return Err(Fault::Protocol("not the session of the promise"));
         }
-        self.lease_until = self.lease_until.max(now + LEASE_GRANT);
-        self.lease_instance = epoch.instance;
+        if self.adopted {
+            self.lease_until = self.lease_until.max(now + LEASE_GRANT);
+            self.lease_instance = epoch.instance;
+        }
         match m {
-            Message::Append { sent_at, commit, sync_to, records, .. } => {
-                self.append(now, session, log::Batch { epoch, sent_at, commit, sync_to, records }, out)
-            }
-            Message::Truncate { keep, history, commit, copy_from, blocks, .. } => {
-                let cut = log::Cut { keep, history, commit, copy_from, blocks };
+            Message::Append {
+                sent_at,
+                commit,
+                sync_to,
+                records,
+                ..
+            } => self.append(
+                now,
+                session,
+                log::Batch {
+                    epoch,
+                    sent_at,
+                    commit,
+                    sync_to,
+                    records,
+                },
+                out,
+            ),
+            Message::Truncate {
+                keep,
+                history,
+                commit,
+                copy_from,
+                blocks,
+                ..
+            } => {
+                let cut = log::Cut {
+                    keep,
+                    history,
+                    commit,
+                    copy_from,
+                    blocks,
+                };
                 self.truncate(now, session, cut, out)
             }
             Message::Adopt { history, peers, .. } => self.adopt(session, history, peers, out),
@@ -292,9 +327,13 @@ impl Replica {
                 self.session = None;
                 Ok(())
             }
-            Message::CopyWrite { request, cursor, blocks, data, .. } => {
-                self.copy_write(session, request, cursor, &blocks, &data, out)
-            }
+            Message::CopyWrite {
+                request,
+                cursor,
+                blocks,
+                data,
+                ..
+            } => self.copy_write(session, request, cursor, &blocks, &data, out),
             Message::CopyDone { end, .. } => self.copy_done(session, end, out),
             Message::Repair { seen, good, data, .. } => self.repair(&seen, &good, &data),
             m => self.serve(now, session, m, out),
@@ -311,7 +350,9 @@ impl Replica {
     fn fail(&mut self, reason: String, out: &mut Vec<ReplicaAction>) {
         tracing::error!(volume = %self.state.meta.volume, id = %self.state.meta.id, %reason, "replica failed");
         if let Some(session) = self.session.take() {
-            let message = Message::Failed { reason: reason.clone() };
+            let message = Message::Failed {
+                reason: reason.clone(),
+            };
             out.push(ReplicaAction::Send { session, message });
         }
         self.failed = Some(reason);
@@ -320,8 +361,11 @@ impl Replica {
     fn persist(&mut self) -> Outcome {
         self.state.log_end = self.journal.end.min(self.journal.durable);
         self.state.generation = self.journal.generation;
+        self.state.active = self.journal.began;
         self.state.commit = self.journal.commit;
-        self.state.store(&self.state_file).during("writing the replica's state")
+        self.state
+            .store(&self.state_file)
+            .during("writing the replica's state")
     }
 
     /// What it knows about itself; reads no disk except for `used_bytes`.

@@ -60,8 +60,18 @@ impl SegmentHead {
         let mut b = Vec::with_capacity(SECTOR as usize);
         b.put_u32_le(SEGMENT_MAGIC);
         b.put_u32_le(VERSION);
-        let fields = [volume, self.number, self.salt, self.generation, self.first, u64::from(self.jump)];
-        for v in fields.into_iter().chain([self.applied, self.commit, self.durable]) {
+        let fields = [
+            volume,
+            self.number,
+            self.salt,
+            self.generation,
+            self.first,
+            u64::from(self.jump),
+        ];
+        for v in fields
+            .into_iter()
+            .chain([self.applied, self.commit, self.durable])
+        {
             b.put_u64_le(v);
         }
         let crc = checksum::wide(&b);
@@ -191,7 +201,11 @@ impl BatchHead {
                         return None;
                     }
                     let crcs = (0..count).map(|_| r.u32()).collect::<Option<Vec<u32>>>()?;
-                    let data = HeldKind::Data { slot, offset: at, crcs };
+                    let data = HeldKind::Data {
+                        slot,
+                        offset: at,
+                        crcs,
+                    };
                     at += count * BLOCK as u64;
                     data
                 }
@@ -200,7 +214,12 @@ impl BatchHead {
                 _ => return None,
             };
             let (block, count) = if kind == 4 { (0, 0) } else { (block, count) };
-            records.push(Held { seq: self.first + i, block, count, kind: held });
+            records.push(Held {
+                seq: self.first + i,
+                block,
+                count,
+                kind: held,
+            });
         }
         Some(records)
     }
@@ -216,7 +235,11 @@ fn put_record(b: &mut Vec<u8>, record: &Record) {
                 b.put_u32_le(*crc);
             }
         }
-        Body::Zero { block, count, discard } => {
+        Body::Zero {
+            block,
+            count,
+            discard,
+        } => {
             b.put_u8(if *discard { 3 } else { 2 });
             b.put_u64_le(*block);
             b.put_u64_le(*count);

@@ -42,25 +42,58 @@ impl Replica {
     ) -> Outcome {
         let learner = self.state.copy.is_some() && !self.settings.mutations.r5_learner_is_source;
         let message = match message {
-            Message::Read { request, block, count, min_seq, applied_only, .. } => {
+            Message::Read {
+                request,
+                block,
+                count,
+                min_seq,
+                applied_only,
+                ..
+            } => {
                 let ready = self.adopted
                     && !learner
-                    && if applied_only { self.applied >= min_seq } else { self.journal.end >= min_seq };
+                    && if applied_only {
+                        self.applied >= min_seq
+                    } else {
+                        self.journal.end >= min_seq
+                    };
                 if applied_only {
                     self.want_applied = self.want_applied.max(min_seq);
                 }
                 self.read(request, block, count, ready, applied_only)?
             }
-            Message::FetchLog { request, from, to, .. } => {
-                let records = if learner { Vec::new() } else { self.fetch(from, to)? };
-                Message::LogRecords { request, journal_first: self.journal.first(), records }
+            Message::FetchLog {
+                request, from, to, ..
+            } => {
+                let records = if learner {
+                    Vec::new()
+                } else {
+                    self.fetch(from, to)?
+                };
+                Message::LogRecords {
+                    request,
+                    journal_first: self.journal.first(),
+                    records,
+                }
             }
-            Message::CopyRead { request, from, to, have, applied, .. } => {
+            Message::CopyRead {
+                request,
+                from,
+                to,
+                have,
+                applied,
+                ..
+            } => {
                 self.want_applied = self.want_applied.max(applied);
                 let ready = !learner && self.applied >= applied;
                 self.copy_read(request, from, if ready { to } else { from }, have)?
             }
-            Message::Digest { request, block, count, .. } => self.digest(request, block, count)?,
+            Message::Digest {
+                request,
+                block,
+                count,
+                ..
+            } => self.digest(request, block, count)?,
             _ => return Err(Fault::Protocol("a message that only replicas send")),
         };
         let _ = now;
@@ -78,10 +111,20 @@ impl Replica {
     ) -> Result<Message, Fault> {
         let count = u64::from(count.min(MAX_RECORD_BLOCKS));
         if !ready {
-            return Ok(Message::ReadReply { request, ready, blocks: Vec::new(), data: Bytes::new() });
+            return Ok(Message::ReadReply {
+                request,
+                ready,
+                blocks: Vec::new(),
+                data: Bytes::new(),
+            });
         }
         let c = self.compose(block, count, applied_only)?;
-        Ok(Message::ReadReply { request, ready, blocks: c.blocks, data: Bytes::from(c.data) })
+        Ok(Message::ReadReply {
+            request,
+            ready,
+            blocks: c.blocks,
+            data: Bytes::from(c.data),
+        })
     }
 
     fn sources(&self, block: u64, count: u64, applied_only: bool) -> Result<Vec<Source>, Fault> {
@@ -106,8 +149,10 @@ impl Replica {
     /// The newest content of blocks, each checked against its checksum.
     fn compose(&self, block: u64, count: u64, applied_only: bool) -> Result<Composed, Fault> {
         let sources = self.sources(block, count, applied_only)?;
-        let mut c =
-            Composed { blocks: Vec::with_capacity(count as usize), data: Vec::with_capacity(count as usize * BLOCK) };
+        let mut c = Composed {
+            blocks: Vec::with_capacity(count as usize),
+            data: Vec::with_capacity(count as usize * BLOCK),
+        };
         let mut i = 0;
         while i < sources.len() {
             let same = |s: &Source| match (s, &sources[i]) {
@@ -139,7 +184,7 @@ impl Replica {
         for (i, source) in run.iter().enumerate() {
             let at = block + i as u64;
             let (version, crc, kind) = match source {
-                Source::Place(e) if e.is_zero() => (e.version, 0, BlockKind::Zero),
+                Source::Place(e) if e.is_sound_zero(self.seed, at) => (e.version, e.crc, BlockKind::Zero),
                 Source::Place(e) if e.is_data() => (e.version, e.crc, BlockKind::Data),
                 Source::Place(e) => (e.version, e.crc, BlockKind::Bad),
                 Source::Journal(held) => match &held.kind {
@@ -149,7 +194,12 @@ impl Replica {
                     _ => (held.seq, 0, BlockKind::Zero),
                 },
             };
-            let mut entry = BlockEntry { block: at, version, crc, kind };
+            let mut entry = BlockEntry {
+                block: at,
+                version,
+                crc,
+                kind,
+            };
             if kind == BlockKind::Data {
                 let bytes = &c.data[from + i * BLOCK..from + (i + 1) * BLOCK];
                 if !whole || checksum::block(self.seed, at, version, bytes) != crc {
@@ -170,13 +220,19 @@ impl Replica {
     }
 
     fn fetch(&self, from: Seq, to: Seq) -> Result<Vec<Record>, Fault> {
-        let found = self.journal.fetch(from, to, ANSWER_BYTES).during("reading the journal")?;
-        let Fetched::Records(mut records) = found else { return Ok(Vec::new()) };
+        let found = self
+            .journal
+            .fetch(from, to, ANSWER_BYTES)
+            .during("reading the journal")?;
+        let Fetched::Records(mut records) = found else {
+            return Ok(Vec::new());
+        };
         // A record that rotted is as good as gone; its blocks are copied instead.
         let good = |r: &Record| match &r.body {
             Body::Write { block, crcs, data } => {
                 let sums = data.chunks_exact(BLOCK).enumerate();
-                sums.zip(crcs).all(|((i, b), crc)| checksum::block(self.seed, block + i as u64, r.seq, b) == *crc)
+                sums.zip(crcs)
+                    .all(|((i, b), crc)| checksum::block(self.seed, block + i as u64, r.seq, b) == *crc)
             }
             Body::Zero { .. } | Body::Resize { .. } => true,
         };
@@ -188,12 +244,17 @@ impl Replica {
     fn copy_read(&self, request: u64, from: u64, to: u64, have: Seq) -> Result<Message, Fault> {
         let to = to.min(self.state.blocks);
         let mut next = from;
-        let mut c = Composed { blocks: Vec::new(), data: Vec::new() };
+        let mut c = Composed {
+            blocks: Vec::new(),
+            data: Vec::new(),
+        };
         while next < to && next - from < COPY_SCAN && c.data.len() < ANSWER_BYTES {
             let count = (to - next).min(u64::from(MAX_RECORD_BLOCKS));
             let entries = self.blocks.entries(next, count).during("reading entries")?;
-            let newer = |e: &Entry| e.version > have || !(e.is_data() || e.is_zero());
-            if entries.iter().any(newer) {
+            let newer = |(i, e): (usize, &Entry)| {
+                e.version > have || !(e.is_data() || e.is_sound_zero(self.seed, next + i as u64))
+            };
+            if entries.iter().enumerate().any(newer) {
                 let all = self.compose(next, count, true)?;
                 let mut at = 0;
                 for b in all.blocks {
@@ -207,7 +268,13 @@ impl Replica {
             }
             next += count;
         }
-        Ok(Message::CopyData { request, next, applied: self.applied, blocks: c.blocks, data: Bytes::from(c.data) })
+        Ok(Message::CopyData {
+            request,
+            next,
+            applied: self.applied,
+            blocks: c.blocks,
+            data: Bytes::from(c.data),
+        })
     }
 
     fn digest(&self, request: u64, block: u64, count: u32) -> Result<Message, Fault> {
@@ -232,6 +299,11 @@ impl Replica {
             digests.push(checksum::wide(&content));
             at += n;
         }
-        Ok(Message::DigestReply { request, at: self.journal.end, digests, bad })
+        Ok(Message::DigestReply {
+            request,
+            at: self.journal.end,
+            digests,
+            bad,
+        })
     }
 }

@@ -43,7 +43,7 @@ impl Replica {
         let seed = checksum::volume_seed(&meta.volume);
         let blocks = meta.size_bytes.div_ceil(BLOCK as u64);
         let learner = how == FormatAs::Learner;
-        Blocks::create(disk, seed, blocks).map_err(io_error("making the files of blocks"))?;
+        Blocks::create(disk, blocks).map_err(io_error("making the files of blocks"))?;
         let rng = Rng::new((meta.id.0 >> 64) as u64 ^ meta.id.0 as u64);
         Journal::create(disk, seed, segment, rng).map_err(io_error("making the journal"))?;
         let mut state = State {
@@ -52,11 +52,16 @@ impl Replica {
             blocks,
             segment,
             generation: 0,
+            active: (1, 1),
             promised: Epoch::ZERO,
             history: History::default(),
             log_end: 0,
             blank: learner,
-            copy: learner.then(|| CopyState { pieces: vec![(blocks, 0)], cursor: 0, from: 0 }),
+            copy: learner.then(|| CopyState {
+                pieces: vec![(blocks, 0)],
+                cursor: 0,
+                from: 0,
+            }),
             lossy: false,
             clean: true,
             failed: false,
@@ -67,7 +72,9 @@ impl Replica {
         };
         // The state comes last: a directory without it was never formatted.
         disk.sync_dir().map_err(io_error("syncing the directory"))?;
-        state.create(disk).map_err(io_error("writing the replica's state"))?;
+        state
+            .create(disk)
+            .map_err(io_error("writing the replica's state"))?;
         disk.sync_dir().map_err(io_error("syncing the directory"))
     }
 
@@ -79,11 +86,12 @@ impl Replica {
         let known = Known {
             segment: state.segment,
             generation: state.generation,
+            active: state.active,
             log_end: state.log_end,
             damage_is_end: settings.mutations.r10_damage_is_end,
         };
         let found = recover(&*disk, seed, &known, rng).map_err(io_error("reading the journal"))?;
-        let blocks = Blocks::open(&*disk, seed).map_err(io_error("opening the files of blocks"))?;
+        let blocks = Blocks::open(&*disk).map_err(io_error("opening the files of blocks"))?;
         if !state.clean && state.boot_id != settings.boot_id {
             state.lossy = true;
         }
@@ -94,11 +102,21 @@ impl Replica {
             tracing::error!(volume = %state.meta.volume, id = %state.meta.id, good,
                 "the journal is damaged: the replica will take what it lacks from the others");
             let copy = state.copy.take().unwrap_or_default();
-            state.copy = Some(CopyState { pieces: copy.resume(good, state.blocks), cursor: 0, from: good });
+            state.copy = Some(CopyState {
+                pieces: copy.resume(good, state.blocks),
+                cursor: 0,
+                from: good,
+            });
             state.blank = true;
         }
-        let failed = state.failed.then(|| "a sync of its disk failed earlier".to_owned());
-        let lease_until = if state.promised == Epoch::ZERO { 0 } else { now + LEASE_GRANT };
+        let failed = state
+            .failed
+            .then(|| "a sync of its disk failed earlier".to_owned());
+        let lease_until = if state.promised == Epoch::ZERO {
+            0
+        } else {
+            now + LEASE_GRANT
+        };
         let mut replica = Replica {
             recent: found.records.into(),
             recent_index: Index::default(),
@@ -147,10 +165,8 @@ impl Replica {
             self.persist()?;
             self.journal.invalidate(stale).map_err(sync)?;
         }
-        let end = self.journal.end;
-        if !self.journal.cut(&*self.disk, end, false, self.applied_synced).map_err(sync)? {
-            return Err(Fault::Full);
-        }
+        self.promote(now)?;
+        self.cut_journal(self.journal.end, false)?;
         self.persist()?;
         self.promote(now)
     }

@@ -73,6 +73,8 @@ pub struct State {
     pub segment: u64,
     /// Journal segments above this generation belong to a cut or an adoption that never finished.
     pub generation: u64,
+    /// (number, first seq) of the segment with which that generation began. It must be there.
+    pub active: (u64, Seq),
     /// Highest promise (R2).
     pub promised: Epoch,
     /// Epochs of the log.
@@ -130,6 +132,8 @@ impl State {
         b.put_u64_le(self.blocks);
         b.put_u64_le(self.segment);
         b.put_u64_le(self.generation);
+        b.put_u64_le(self.active.0);
+        b.put_u64_le(self.active.1);
         epoch(&mut b, &self.promised);
         b.put_u32_le(self.history.entries.len() as u32);
         for (e, first) in &self.history.entries {
@@ -137,7 +141,13 @@ impl State {
             b.put_u64_le(*first);
         }
         b.put_u64_le(self.log_end);
-        for flag in [self.blank, self.lossy, self.clean, self.failed, self.copy.is_some()] {
+        for flag in [
+            self.blank,
+            self.lossy,
+            self.clean,
+            self.failed,
+            self.copy.is_some(),
+        ] {
             b.put_u8(u8::from(flag));
         }
         let copy = self.copy.clone().unwrap_or_default();
@@ -168,24 +178,50 @@ impl State {
         let size_bytes = r.u64()?;
         let class = Class::parse(&r.text()?)?;
         let members = (0..r.u32()?)
-            .map(|_| Some(Member { id: ReplicaId(r.u128()?), region: r.text()? }))
+            .map(|_| {
+                Some(Member {
+                    id: ReplicaId(r.u128()?),
+                    region: r.text()?,
+                })
+            })
             .collect::<Option<Vec<_>>>()?;
         let id = ReplicaId(r.u128()?);
-        let labels = (0..r.u32()?).map(|_| Some((r.text()?, r.text()?))).collect::<Option<_>>()?;
-        let meta = VolumeMeta { volume, size_bytes, class, members, id, labels };
-        let (blocks, segment, generation, promised) = (r.u64()?, r.u64()?, r.u64()?, r.epoch()?);
-        let entries =
-            (0..r.u32()?).map(|_| Some((r.epoch()?, r.u64()?))).collect::<Option<Vec<_>>>()?;
+        let labels = (0..r.u32()?)
+            .map(|_| Some((r.text()?, r.text()?)))
+            .collect::<Option<_>>()?;
+        let meta = VolumeMeta {
+            volume,
+            size_bytes,
+            class,
+            members,
+            id,
+            labels,
+        };
+        let (blocks, segment, generation) = (r.u64()?, r.u64()?, r.u64()?);
+        let (active, promised) = ((r.u64()?, r.u64()?), r.epoch()?);
+        let entries = (0..r.u32()?)
+            .map(|_| Some((r.epoch()?, r.u64()?)))
+            .collect::<Option<Vec<_>>>()?;
         let log_end = r.u64()?;
-        let (blank, lossy, clean, failed, copying) =
-            (r.flag()?, r.flag()?, r.flag()?, r.flag()?, r.flag()?);
-        let pieces = (0..r.u32()?).map(|_| Some((r.u64()?, r.u64()?))).collect::<Option<Vec<_>>>()?;
-        let copy = CopyState { pieces, cursor: r.u64()?, from: r.u64()? };
+        let (blank, lossy, clean, failed, copying) = (r.flag()?, r.flag()?, r.flag()?, r.flag()?, r.flag()?);
+        let pieces = (0..r.u32()?)
+            .map(|_| Some((r.u64()?, r.u64()?)))
+            .collect::<Option<Vec<_>>>()?;
+        let copy = CopyState {
+            pieces,
+            cursor: r.u64()?,
+            from: r.u64()?,
+        };
         let (boot_id, starts, commit) = (r.u128()?, r.u64()?, r.u64()?);
         let peers = (0..r.u32()?)
             .map(|_| {
                 let (id, starts, promised) = (ReplicaId(r.u128()?), r.u64()?, r.epoch()?);
-                Some(PeerMemory { id, starts, promised, durable: r.u64()? })
+                Some(PeerMemory {
+                    id,
+                    starts,
+                    promised,
+                    durable: r.u64()?,
+                })
             })
             .collect::<Option<Vec<_>>>()?;
         Some(State {
@@ -194,6 +230,7 @@ impl State {
             blocks,
             segment,
             generation,
+            active,
             promised,
             history: History { entries },
             log_end,
@@ -239,7 +276,10 @@ impl State {
 
     /// Reads the newest whole copy.
     pub fn load(disk: &dyn Disk) -> Result<(State, Arc<dyn DiskFile>), ReplicaError> {
-        let io = |source| ReplicaError::Io { what: "reading the replica's state", source };
+        let io = |source| ReplicaError::Io {
+            what: "reading the replica's state",
+            source,
+        };
         let file = disk.open(FILE).map_err(io)?;
         let mut best: Option<State> = None;
         for slot in 0..2 {
@@ -291,7 +331,10 @@ impl Fields<'_> {
         Some(self.u8()? != 0)
     }
     fn epoch(&mut self) -> Option<Epoch> {
-        Some(Epoch { counter: self.u64()?, instance: self.u128()? })
+        Some(Epoch {
+            counter: self.u64()?,
+            instance: self.u128()?,
+        })
     }
     fn text(&mut self) -> Option<String> {
         let len = self.u32()? as usize;

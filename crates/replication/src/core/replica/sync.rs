@@ -55,7 +55,10 @@ impl Replica {
             let meaning = (self.journal.end, self.journal.generation);
             self.jobs.journal = Some((self.jobs.next, Some(meaning)));
             self.unsynced_since = None;
-            return Some(SyncJob { ticket: self.jobs.next, files: self.journal.take_dirty() });
+            return Some(SyncJob {
+                ticket: self.jobs.next,
+                files: self.journal.take_dirty(),
+            });
         }
         if self.jobs.blocks.is_none() && self.blocks_due() {
             self.jobs.next += 1;
@@ -67,7 +70,10 @@ impl Replica {
             self.copied = 0;
             self.jobs.blocks = Some((self.jobs.next, job));
             let files = vec![Arc::clone(&self.blocks.data), Arc::clone(&self.blocks.meta)];
-            return Some(SyncJob { ticket: self.jobs.next, files });
+            return Some(SyncJob {
+                ticket: self.jobs.next,
+                files,
+            });
         }
         None
     }
@@ -81,7 +87,8 @@ impl Replica {
 
     /// When the journal is due by age.
     pub(super) fn sync_deadline(&self) -> Option<Nanos> {
-        if self.jobs.journal.is_some() { None } else { self.unsynced_since.map(|t| t + SYNC_AGE) }
+        let pending = self.jobs.journal.is_none() && self.journal.durable < self.journal.end;
+        self.unsynced_since.filter(|_| pending).map(|t| t + SYNC_AGE)
     }
 
     /// The result of a job. After an error the replica is failed for good.
@@ -115,12 +122,7 @@ impl Replica {
         }
     }
 
-    fn journal_synced(
-        &mut self,
-        now: Nanos,
-        end: Seq,
-        out: &mut Vec<ReplicaAction>,
-    ) -> Result<(), Fault> {
+    fn journal_synced(&mut self, now: Nanos, end: Seq, out: &mut Vec<ReplicaAction>) -> Result<(), Fault> {
         if end <= self.journal.durable {
             return Ok(());
         }

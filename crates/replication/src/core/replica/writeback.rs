@@ -80,7 +80,9 @@ impl Replica {
             let due = self.last_append + IDLE_HEADER;
             if due <= now {
                 let synced = self.applied_synced;
-                self.journal.append(&*self.disk, &[], synced).during("appending to the journal")?;
+                self.journal
+                    .append(&*self.disk, &[], synced)
+                    .during("appending to the journal")?;
                 self.marked = self.journal.durable;
             } else {
                 at_least(due);
@@ -91,7 +93,11 @@ impl Replica {
 
     fn start_sweep(&mut self, now: Nanos) {
         let index = std::mem::take(&mut self.stable_index);
-        self.sweep = Some(Sweep { index, upto: self.stable, next: now });
+        self.sweep = Some(Sweep {
+            index,
+            upto: self.stable,
+            next: now,
+        });
         self.stable_since = None;
     }
 
@@ -115,11 +121,15 @@ impl Replica {
     }
 
     fn apply_slice(&mut self) -> Outcome {
-        let Some(mut sweep) = self.sweep.take() else { return Ok(()) };
+        let Some(mut sweep) = self.sweep.take() else {
+            return Ok(());
+        };
         let (mut data, mut zeroes) = (SLICE_BLOCKS, SLICE_ZEROES);
         let mut run = Run::default();
         while data > 0 && zeroes > 0 {
-            let Some(piece) = sweep.index.pop_first(SLICE_ZEROES) else { break };
+            let Some(piece) = sweep.index.pop_first(SLICE_ZEROES) else {
+                break;
+            };
             if matches!(piece.held.kind, HeldKind::Zero { .. }) {
                 self.flush_run(&mut run)?;
                 zeroes = zeroes.saturating_sub(piece.end - piece.start);
@@ -147,11 +157,18 @@ impl Replica {
     }
 
     fn apply_data(&mut self, piece: &Piece, run: &mut Run) -> Outcome {
-        let HeldKind::Data { crcs, .. } = &piece.held.kind else { return Ok(()) };
+        let HeldKind::Data { crcs, .. } = &piece.held.kind else {
+            return Ok(());
+        };
         let count = piece.end - piece.start;
-        let present = self.blocks.entries(piece.start, count).during("reading entries")?;
+        let present = self
+            .blocks
+            .entries(piece.start, count)
+            .during("reading entries")?;
         let mut data = vec![0u8; count as usize * BLOCK];
-        self.journal.read(&piece.held, piece.start, &mut data).during("reading the journal")?;
+        self.journal
+            .read(&piece.held, piece.start, &mut data)
+            .during("reading the journal")?;
         for (i, (old, bytes)) in present.iter().zip(data.chunks_exact(BLOCK)).enumerate() {
             let block = piece.start + i as u64;
             if self.newer(old, piece.held.seq) {
@@ -182,7 +199,10 @@ impl Replica {
     /// has it either.
     fn apply_zero(&mut self, piece: &Piece) -> Outcome {
         let count = piece.end - piece.start;
-        let mut entries = self.blocks.entries(piece.start, count).during("reading entries")?;
+        let mut entries = self
+            .blocks
+            .entries(piece.start, count)
+            .during("reading entries")?;
         let mut freed: Option<(u64, u64)> = None;
         let mut changed = false;
         for (i, entry) in entries.iter_mut().enumerate() {
@@ -200,14 +220,16 @@ impl Replica {
                     None => Some((block, block + 1)),
                 };
             }
-            *entry = Entry::zero(piece.held.seq);
+            *entry = Entry::zero(self.seed, block, piece.held.seq);
             changed = true;
         }
         if let Some((start, end)) = freed {
             self.blocks.punch(start, end - start).during("freeing blocks")?;
         }
         if changed {
-            self.blocks.write(piece.start, &entries, None).during("writing entries")?;
+            self.blocks
+                .write(piece.start, &entries, None)
+                .during("writing entries")?;
         }
         Ok(())
     }

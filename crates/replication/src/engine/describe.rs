@@ -1,0 +1,105 @@
+//! What is known about volumes, stores and contact, as messages of the engine API.
+
+use super::node::{Attached, Node};
+use super::quorum::QuorumState;
+use crate::core::engine::{EngineStatus, MemberState};
+use crate::net::control::{MemberReport, VolumeSpec};
+use crate::view::VolumeView;
+use protos::engine as api;
+
+/// Name of a member's state in the API.
+pub fn state_name(state: MemberState) -> &'static str {
+    match state {
+        MemberState::Complete => "complete",
+        MemberState::CatchingUp => "catching-up",
+        MemberState::Absent => "absent",
+        MemberState::Failed => "failed",
+        MemberState::Learner => "learner",
+    }
+}
+
+/// What the engine of an open volume tells the stores about its members.
+pub fn reports(spec: &VolumeSpec, status: &EngineStatus) -> Vec<MemberReport> {
+    let members = spec.members.iter().zip(&status.members);
+    members
+        .map(|(member, status)| MemberReport {
+            region: member.region.clone(),
+            state: state_name(status.state).into(),
+            lag_bytes: status.lag_bytes,
+        })
+        .collect()
+}
+
+/// A volume as the stores see it.
+pub fn volume(view: &VolumeView) -> api::Volume {
+    api::Volume {
+        id: view.spec.volume.clone(),
+        size_bytes: view.size_bytes,
+        class: view.spec.class.clone(),
+        labels: view.spec.labels.clone().into_iter().collect(),
+        epoch: view.epoch,
+        node: view.node.clone(),
+        attached_here: false,
+        device_path: String::new(),
+        replicas: view
+            .replicas
+            .iter()
+            .map(|replica| api::Replica {
+                region: replica.region.clone(),
+                id: replica.id.to_string(),
+                state: replica.state.clone(),
+                durable_seq: replica.durable_seq,
+                lag_bytes: replica.lag_bytes,
+            })
+            .collect(),
+        used_bytes: view.used_bytes,
+    }
+}
+
+/// Adds what this engine knows better about a volume that is attached here.
+pub async fn add_attached(volume: &mut api::Volume, attached: &Attached) {
+    let Some(status) = attached.volume.status().await else {
+        return;
+    };
+    volume.attached_here = true;
+    volume.device_path = attached.device.display().to_string();
+    volume.size_bytes = status.size_bytes;
+    for (member, known) in attached.volume.spec.members.iter().zip(&status.members) {
+        if let Some(replica) = volume.replicas.iter_mut().find(|r| r.region == member.region) {
+            replica.state = state_name(known.state).into();
+            replica.lag_bytes = known.lag_bytes;
+            replica.durable_seq = replica.durable_seq.max(known.durable_seq);
+        }
+    }
+}
+
+/// A volume that is attached here, without asking the stores.
+pub async fn attached(node: &Node, attached: &Attached) -> api::Volume {
+    let spec = &attached.volume.spec;
+    let replicas = spec.members.iter().map(|member| api::Replica {
+        region: member.region.clone(),
+        id: member.id.to_string(),
+        ..api::Replica::default()
+    });
+    let mut volume = api::Volume {
+        id: spec.volume.clone(),
+        size_bytes: spec.size_bytes,
+        class: spec.class.clone(),
+        labels: spec.labels.clone().into_iter().collect(),
+        epoch: attached.epoch,
+        node: node.name.clone(),
+        replicas: replicas.collect(),
+        ..api::Volume::default()
+    };
+    add_attached(&mut volume, attached).await;
+    volume
+}
+
+/// The state of contact.
+pub fn quorum(state: QuorumState) -> api::QuorumState {
+    api::QuorumState {
+        majority: state.majority,
+        fenced: state.fenced,
+        silent_ms: state.silence.as_millis() as u64,
+    }
+}

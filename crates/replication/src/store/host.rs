@@ -1,0 +1,319 @@
+//! One replica in its own thread: messages in, actions out, syncs elsewhere.
+//!
+//! The thread drains what has come, handles it in one go, and sends the answers; meanwhile a blocking thread of the
+//! runtime runs the sync that covers the previous batch (group commit).
+
+use super::files::Directory;
+use crate::clock;
+use crate::core::replica::{Replica, ReplicaAction, ReplicaError, ReplicaSettings, ReplicaStatus, SyncJob};
+use crate::core::types::Epoch;
+use crate::core::wire::Message;
+use crate::net::frame::Kind;
+use crate::net::outbox::Outbox;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use tokio::sync::oneshot;
+
+/// Messages handled before their answers are sent: enough for a batch, few enough that answers flow.
+const BATCH: usize = 128;
+/// Bytes of messages that wait for a replica before its session is dropped: its disk does not keep up.
+const MAX_WAITING_BYTES: usize = 64 << 20;
+/// The thread's stack, bytes: the core allocates its buffers on the heap.
+const STACK_BYTES: usize = 512 << 10;
+
+/// A session of an engine.
+pub struct Session {
+    /// Never used twice in a process.
+    pub number: u64,
+    /// Channel on the connection.
+    pub channel: u64,
+    /// Its connection.
+    pub outbox: Arc<Outbox>,
+    /// Node of the engine.
+    pub node: String,
+}
+
+enum Input {
+    Open(Session),
+    Message(u64, Message, usize),
+    Disconnected(u64),
+    Synced(u64, std::io::Result<()>),
+    Status(oneshot::Sender<Result<ReplicaStatus, String>>),
+    Stop(oneshot::Sender<()>),
+}
+
+/// Who got the last promise.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Counter of its epoch.
+    pub epoch: u64,
+    /// Instance of its epoch, in hexadecimal.
+    pub instance: String,
+    /// Its node; empty once it has closed the volume.
+    pub node: String,
+}
+
+/// A running replica.
+pub struct Host {
+    inputs: Sender<Input>,
+    waiting_bytes: Arc<AtomicUsize>,
+    owner: Arc<Mutex<Owner>>,
+}
+
+impl Host {
+    /// Starts the replica in `dir/replica`. It opens in the background; what is sent meanwhile waits.
+    pub fn start(dir: &Path, settings: ReplicaSettings) -> std::io::Result<Self> {
+        let (inputs, receiver) = channel();
+        let waiting_bytes = Arc::new(AtomicUsize::new(0));
+        let owner_path = dir.join("owner.json");
+        let owner = std::fs::read(&owner_path)
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .unwrap_or_default();
+        let owner = Arc::new(Mutex::new(owner));
+        let worker = Worker {
+            receiver,
+            inputs: inputs.clone(),
+            waiting_bytes: waiting_bytes.clone(),
+            sessions: HashMap::new(),
+            owner: owner.clone(),
+            owner_path,
+            runtime: tokio::runtime::Handle::current(),
+        };
+        let disk = Directory(dir.join("replica"));
+        std::thread::Builder::new()
+            .name("replica".into())
+            .stack_size(STACK_BYTES)
+            .spawn(
+                move || match Replica::open(Box::new(disk), settings, clock::now()) {
+                    Ok(replica) => worker.run(replica),
+                    Err(error) => worker.run_failed(&error),
+                },
+            )?;
+        Ok(Self {
+            inputs,
+            waiting_bytes,
+            owner,
+        })
+    }
+
+    /// A new session.
+    pub fn open(&self, session: Session) {
+        let _ = self.inputs.send(Input::Open(session));
+    }
+
+    /// A message of `bytes` bytes; false when too much waits already.
+    pub fn deliver(&self, session: u64, message: Message, bytes: usize) -> bool {
+        let waiting = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if waiting > MAX_WAITING_BYTES {
+            self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return false;
+        }
+        let _ = self.inputs.send(Input::Message(session, message, bytes));
+        true
+    }
+
+    /// A session ended.
+    pub fn disconnected(&self, session: u64) {
+        let _ = self.inputs.send(Input::Disconnected(session));
+    }
+
+    /// What the replica says about itself, or why it cannot be used.
+    pub async fn status(&self) -> Result<ReplicaStatus, String> {
+        let (sender, receiver) = oneshot::channel();
+        let _ = self.inputs.send(Input::Status(sender));
+        receiver.await.unwrap_or_else(|_| Err("stopped".into()))
+    }
+
+    /// Who got the last promise.
+    pub fn owner(&self) -> Owner {
+        self.owner.lock().clone()
+    }
+
+    /// Stops it with a clean-stop mark.
+    pub async fn stop(&self) {
+        let (sender, receiver) = oneshot::channel();
+        let _ = self.inputs.send(Input::Stop(sender));
+        let _ = receiver.await;
+    }
+}
+
+struct Worker {
+    receiver: Receiver<Input>,
+    inputs: Sender<Input>,
+    waiting_bytes: Arc<AtomicUsize>,
+    sessions: HashMap<u64, Session>,
+    owner: Arc<Mutex<Owner>>,
+    owner_path: PathBuf,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Worker {
+    fn run(mut self, mut replica: Replica) {
+        let mut actions = Vec::new();
+        let mut wake = None;
+        loop {
+            let first = match wake {
+                None => self.receiver.recv().ok(),
+                Some(at) => match self.receiver.recv_timeout(clock::until(at)) {
+                    Ok(input) => Some(input),
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => return,
+                },
+            };
+            let more = std::iter::from_fn(|| self.receiver.try_recv().ok()).take(BATCH);
+            let inputs: Vec<Input> = first.into_iter().chain(more).collect();
+            for input in inputs {
+                if let Input::Stop(done) = input {
+                    self.stop(replica);
+                    let _ = done.send(());
+                    return;
+                }
+                self.handle(&mut replica, input, &mut actions);
+            }
+            self.act(&mut replica, &mut actions);
+            wake = replica.background(clock::now());
+            while let Some(job) = replica.begin_sync(clock::now()) {
+                self.sync(job);
+            }
+        }
+    }
+
+    fn handle(&mut self, replica: &mut Replica, input: Input, actions: &mut Vec<ReplicaAction>) {
+        match input {
+            Input::Open(session) => {
+                self.sessions.insert(session.number, session);
+            }
+            Input::Message(session, message, bytes) => {
+                self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                // What was still under way when the session was dropped.
+                if !self.sessions.contains_key(&session) {
+                    return;
+                }
+                if let Message::Close { epoch } = &message {
+                    self.closed(*epoch);
+                }
+                replica.handle(clock::now(), session, message, actions);
+            }
+            Input::Disconnected(session) => {
+                if self.sessions.remove(&session).is_some() {
+                    replica.disconnected(session);
+                }
+            }
+            Input::Synced(ticket, result) => {
+                if let Err(error) = &result {
+                    tracing::error!(%error, path = %self.owner_path.display(), "sync failed: the replica must be rebuilt");
+                }
+                replica.synced(clock::now(), ticket, result, actions);
+            }
+            Input::Status(reply) => {
+                let _ = reply.send(Ok(replica.status()));
+            }
+            Input::Stop(_) => {}
+        }
+    }
+
+    fn act(&mut self, replica: &mut Replica, actions: &mut Vec<ReplicaAction>) {
+        for action in actions.drain(..) {
+            match action {
+                ReplicaAction::Send { session, message } => {
+                    if let Message::Promise(promise) = &message {
+                        self.promised(promise.epoch, session);
+                    }
+                    if let Some(session) = self.sessions.get(&session) {
+                        session.outbox.send_message(session.channel, &message);
+                    }
+                }
+                ReplicaAction::Drop { session } => {
+                    if let Some(session) = self.sessions.remove(&session) {
+                        session.outbox.send(
+                            Kind::Close,
+                            session.channel,
+                            Bytes::from_static(b"dropped by the replica"),
+                        );
+                        replica.disconnected(session.number);
+                    }
+                }
+            }
+        }
+    }
+
+    fn sync(&self, job: SyncJob) {
+        let inputs = self.inputs.clone();
+        self.runtime.spawn_blocking(move || {
+            let result = job.run();
+            let _ = inputs.send(Input::Synced(job.ticket(), result));
+        });
+    }
+
+    fn promised(&self, epoch: Epoch, session: u64) {
+        let node = self
+            .sessions
+            .get(&session)
+            .map(|s| s.node.clone())
+            .unwrap_or_default();
+        self.set_owner(Owner {
+            epoch: epoch.counter,
+            instance: format!("{:032x}", epoch.instance),
+            node,
+        });
+    }
+
+    fn closed(&self, epoch: Epoch) {
+        let mut owner = self.owner.lock().clone();
+        if owner.epoch == epoch.counter && owner.instance == format!("{:032x}", epoch.instance) {
+            owner.node.clear();
+            self.set_owner(owner);
+        }
+    }
+
+    /// For people only (who has the volume?), so it is not synced, and a failure is no more than a note.
+    fn set_owner(&self, owner: Owner) {
+        let temporary = self.owner_path.with_extension("new");
+        let text = serde_json::to_vec(&owner).unwrap_or_default();
+        let written =
+            std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, &self.owner_path));
+        if let Err(error) = written {
+            tracing::info!(%error, path = %self.owner_path.display(), "did not note the volume's owner");
+        }
+        *self.owner.lock() = owner;
+    }
+
+    fn stop(&self, mut replica: Replica) {
+        if let Err(error) = replica.stop_clean() {
+            tracing::info!(%error, path = %self.owner_path.display(), "no clean-stop mark");
+        }
+    }
+
+    /// A replica that cannot be opened refuses its sessions and says why.
+    fn run_failed(self, error: &ReplicaError) {
+        tracing::error!(%error, path = %self.owner_path.display(), "the replica cannot be opened");
+        let reason = error.to_string();
+        while let Ok(input) = self.receiver.recv() {
+            match input {
+                Input::Open(session) => {
+                    session
+                        .outbox
+                        .send(Kind::Close, session.channel, reason.clone().into());
+                }
+                Input::Message(_, _, bytes) => {
+                    self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                }
+                Input::Status(reply) => {
+                    let _ = reply.send(Err(reason.clone()));
+                }
+                Input::Stop(done) => {
+                    let _ = done.send(());
+                    return;
+                }
+                Input::Disconnected(_) | Input::Synced(..) => {}
+            }
+        }
+    }
+}
