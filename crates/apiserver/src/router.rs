@@ -16,6 +16,7 @@ use http::Request;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use schema::Resource;
+use schema::selectors::FieldSelector;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -82,6 +83,15 @@ async fn answer(
     if resource.namespaced && info.namespace.is_empty() && !info.name.is_empty() {
         return Err(Status::no_such_path());
     }
+    // A name is one segment of a path, here and in the state store.
+    if [&info.name, &info.namespace]
+        .iter()
+        .any(|part| part.contains(['/', '%']) || matches!(part.as_str(), "." | ".."))
+    {
+        return Err(Status::bad_request(
+            "names may not be \".\" or \"..\", nor contain \"/\" or \"%\"",
+        ));
+    }
     let relayed = subresource::is_relayed(resource, &info);
     // The kubelet decides about the form of what it sends.
     let accept = if relayed {
@@ -125,11 +135,12 @@ fn attributes(info: &RequestInfo, query: &Query) -> Attributes {
     let mut wanted = Attributes::from(info);
     wanted.fields = query.get("fieldSelector").unwrap_or_default().to_owned();
     if wanted.name.is_empty() && matches!(wanted.verb.as_str(), "list" | "watch" | "deletecollection") {
-        let named = wanted.fields.split(',').find_map(|field| {
-            let (key, value) = field.split_once('=')?;
-            (key.trim() == "metadata.name").then(|| value.trim_start_matches('=').trim().to_owned())
-        });
-        wanted.name = named.unwrap_or_default();
+        // The parser that selects the objects, so that no spelling means one thing here and another there.
+        let selector = FieldSelector::parse(&wanted.fields).unwrap_or_default();
+        wanted.name = selector
+            .required_value("metadata.name")
+            .unwrap_or_default()
+            .to_owned();
     }
     wanted
 }

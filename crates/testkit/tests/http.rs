@@ -334,6 +334,21 @@ async fn a_node_reads_only_what_its_pods_need() {
     assert!(get(&a, &watch("metadata.name=for-a")).0);
     assert!(!get(&a, &watch("metadata.name=for-b")).0);
     assert!(!get(&a, &watch("metadata.name!=for-b")).0);
+    // Neither is one that only looks like it.
+    assert!(!get(&a, &watch(r"type!=\,metadata.name=for-a")).0);
+    assert!(
+        !get(
+            &a,
+            &[
+                "pods",
+                "--field-selector",
+                r"status.phase!=\,spec.nodeName=a",
+                "-o",
+                "name"
+            ]
+        )
+        .0
+    );
     let delete = ["-n", "t", "delete", "pod", "b", "--wait=false"];
     assert!(!common::kubectl(&a, &delete, "").0);
 

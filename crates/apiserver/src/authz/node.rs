@@ -6,6 +6,7 @@
 use super::{Attributes, Rule};
 use crate::bootstrap::roles;
 use crate::store::{Object, Store};
+use schema::selectors::FieldSelector;
 use serde_json::Value;
 use std::sync::{Arc, OnceLock};
 
@@ -126,10 +127,8 @@ fn own_pod(store: &Store, node: &str, wanted: &Attributes) -> Decision {
     let main = wanted.subresource.is_empty();
     match wanted.verb.as_str() {
         "list" | "watch" => {
-            let own = wanted.fields.split(',').any(|f| {
-                f.split_once('=')
-                    .is_some_and(|(k, v)| k == "spec.nodeName" && v.trim_start_matches('=') == node)
-            });
+            let selector = FieldSelector::parse(&wanted.fields).unwrap_or_default();
+            let own = selector.required_value("spec.nodeName") == Some(node);
             if own {
                 Decision::Common
             } else {
