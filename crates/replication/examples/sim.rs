@@ -31,7 +31,13 @@ fn main() -> std::process::ExitCode {
     let (mut failures, mut events, mut faults) = (0, 0, 0);
     let mut out = std::io::stdout();
     for seed in args.start..args.start + args.seeds {
-        match run_seed(seed, Options { mutations, ..Options::default() }) {
+        match run_seed(
+            seed,
+            Options {
+                mutations,
+                ..Options::default()
+            },
+        ) {
             Ok(outcome) => {
                 events += outcome.events;
                 faults += outcome.faults;
@@ -51,5 +57,9 @@ fn main() -> std::process::ExitCode {
         format_args!("{failures} failures; {events} events, {faults} faults in {seconds:.1} s\n"),
     );
     let noticed = failures > 0;
-    if noticed == args.mutate.is_some() { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }
+    if noticed == args.mutate.is_some() {
+        std::process::ExitCode::SUCCESS
+    } else {
+        std::process::ExitCode::FAILURE
+    }
 }

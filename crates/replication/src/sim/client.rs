@@ -48,8 +48,14 @@ impl World {
             0..4 => (self.rng.below(8) * per_block, per_block),
             // Sub-block.
             4..6 => (self.rng.below(cells), 1 + self.rng.below(12)),
-            6..9 => (self.rng.below(cells / per_block) * per_block, per_block * (1 + self.rng.below(4))),
-            _ => (self.rng.below(cells / per_block) * per_block, per_block * (1 + self.rng.below(16))),
+            6..9 => (
+                self.rng.below(cells / per_block) * per_block,
+                per_block * (1 + self.rng.below(4)),
+            ),
+            _ => (
+                self.rng.below(cells / per_block) * per_block,
+                per_block * (1 + self.rng.below(16)),
+            ),
         };
         (at, len.min(cells - at))
     }
@@ -57,10 +63,13 @@ impl World {
     fn submit_one(&mut self, engine: usize) {
         self.check_weak();
         let (cell, count) = self.span();
-        let number = engine as u32;
+        let number = self.engines[engine].rank;
         let (op, kind) = match self.rng.below(100) {
             0..40 => {
-                let op = Op::Read { offset: cell * CELL, len: (count * CELL) as u32 };
+                let op = Op::Read {
+                    offset: cell * CELL,
+                    len: (count * CELL) as u32,
+                };
                 (op, Kind::Read { cell })
             }
             40..85 => {
@@ -70,21 +79,42 @@ impl World {
                 for i in 0..count {
                     Model::fill(tag, cell + i, &mut data);
                 }
-                (Op::Write { offset: cell * CELL, data: Bytes::from(data), fua }, Kind::Write { tag, fua })
+                (
+                    Op::Write {
+                        offset: cell * CELL,
+                        data: Bytes::from(data),
+                        fua,
+                    },
+                    Kind::Write { tag, fua },
+                )
             }
             85..90 => {
                 let tag = self.model.begin_write(self.now, number, cell, count, true);
                 let discard = self.rng.percent(50);
-                let op = Op::Zero { offset: cell * CELL, len: count * CELL, discard };
+                let op = Op::Zero {
+                    offset: cell * CELL,
+                    len: count * CELL,
+                    discard,
+                };
                 (op, Kind::Write { tag, fua: false })
             }
-            90..99 => (Op::Flush, Kind::Flush { tags: self.model.acknowledged() }),
+            90..99 => (
+                Op::Flush,
+                Kind::Flush {
+                    tags: self.model.acknowledged(),
+                },
+            ),
             _ => {
                 if self.model.cells() >= 2 * self.profile.blocks * (BLOCK as u64 / CELL) {
                     return;
                 }
                 let size_bytes = self.model.cells() * CELL + 4 * BLOCK as u64;
-                (Op::Expand { size_bytes }, Kind::Expand { cells: size_bytes / CELL })
+                (
+                    Op::Expand { size_bytes },
+                    Kind::Expand {
+                        cells: size_bytes / CELL,
+                    },
+                )
             }
         };
         self.submit_op(engine, op, kind);
@@ -93,7 +123,13 @@ impl World {
     fn submit_op(&mut self, engine: usize, op: Op, kind: Kind) {
         self.next_request += 1;
         let request = self.next_request;
-        self.engines[engine].requests.insert(request, Pending { began: self.now, kind });
+        self.engines[engine].requests.insert(
+            request,
+            Pending {
+                began: self.now,
+                kind,
+            },
+        );
         self.engine_event(engine, EngineEvent::Submit { request, op });
     }
 
@@ -103,7 +139,10 @@ impl World {
         let mut cell = 0;
         while cell < self.model.cells() {
             let count = (self.model.cells() - cell).min(64);
-            let op = Op::Read { offset: cell * CELL, len: (count * CELL) as u32 };
+            let op = Op::Read {
+                offset: cell * CELL,
+                len: (count * CELL) as u32,
+            };
             self.submit_op(engine, op, Kind::Read { cell });
             cell += count;
         }
@@ -124,7 +163,7 @@ impl World {
         let Some(pending) = self.engines[engine].requests.remove(&request) else {
             return Err(format!("request {request} was answered twice"));
         };
-        let number = engine as u32;
+        let number = self.engines[engine].rank;
         self.check_weak();
         match (pending.kind, result) {
             (Kind::Verify, Ok(_)) => {
@@ -138,7 +177,8 @@ impl World {
             (_, Err(OpError::Deposed | OpError::Closed)) => {}
             (Kind::Read { cell }, Ok(data)) => {
                 self.out.reads += 1;
-                self.model.check_read(pending.began, self.now, number, cell, &data)?;
+                self.model
+                    .check_read(pending.began, self.now, number, cell, &data)?;
             }
             (Kind::Read { .. }, Err(OpError::Damaged)) if self.profile.rot => {}
             (Kind::Write { .. }, Err(OpError::Damaged)) if self.profile.rot => {}
@@ -155,7 +195,10 @@ impl World {
 
     /// The oldest request of the newest engine has waited so long.
     pub(super) fn longest_wait(&self) -> Nanos {
-        let oldest = self.engines.last().and_then(|e| e.requests.values().map(|p| p.began).min());
+        let oldest = self
+            .engines
+            .last()
+            .and_then(|e| e.requests.values().map(|p| p.began).min());
         oldest.map_or(0, |t| self.now - t) / MILLI
     }
 }

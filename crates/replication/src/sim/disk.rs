@@ -22,7 +22,11 @@ struct Page {
 
 impl Page {
     fn new() -> Page {
-        Page { now: Box::new([0; PAGE]), stable: None, dirty: 0 }
+        Page {
+            now: Box::new([0; PAGE]),
+            stable: None,
+            dirty: 0,
+        }
     }
 }
 
@@ -57,7 +61,12 @@ impl SimDisk {
     /// The machine loses power: of what was not synced an arbitrary part survives.
     pub fn power_loss(&self, rng: &mut Rng) {
         let mut state = self.state.lock();
-        let State { files, names, durable_names, .. } = &mut *state;
+        let State {
+            files,
+            names,
+            durable_names,
+            ..
+        } = &mut *state;
         for (name, id) in names.clone() {
             if durable_names.get(&name) != Some(&id) && rng.percent(50) {
                 durable_names.insert(name, id);
@@ -68,7 +77,9 @@ impl SimDisk {
         let mood = rng.below(4);
         for file in files.values_mut() {
             for page in file.pages.values_mut().filter(|p| p.dirty != 0) {
-                let Some(stable) = page.stable.take() else { continue };
+                let Some(stable) = page.stable.take() else {
+                    continue;
+                };
                 for sector in 0..PAGE / SECTOR {
                     let dirty = page.dirty & (1 << sector) != 0;
                     let keep = match mood {
@@ -89,20 +100,32 @@ impl SimDisk {
     /// Flips one bit of a file whose name begins with `prefix`. False: there is none with content.
     pub fn rot(&self, prefix: &str, rng: &mut Rng) -> bool {
         let mut state = self.state.lock();
-        let ids: Vec<u64> =
-            state.names.iter().filter(|(n, _)| n.starts_with(prefix)).map(|(_, id)| *id).collect();
+        let ids: Vec<u64> = state
+            .names
+            .iter()
+            .filter(|(n, _)| n.starts_with(prefix))
+            .map(|(_, id)| *id)
+            .collect();
         if ids.is_empty() {
             return false;
         }
         let id = ids[rng.below(ids.len() as u64) as usize];
-        let Some(file) = state.files.get_mut(&id) else { return false };
-        let full: Vec<u64> =
-            file.pages.iter().filter(|(_, p)| p.now.iter().any(|b| *b != 0)).map(|(n, _)| *n).collect();
+        let Some(file) = state.files.get_mut(&id) else {
+            return false;
+        };
+        let full: Vec<u64> = file
+            .pages
+            .iter()
+            .filter(|(_, p)| p.now.iter().any(|b| *b != 0))
+            .map(|(n, _)| *n)
+            .collect();
         if full.is_empty() {
             return false;
         }
         let page = full[rng.below(full.len() as u64) as usize];
-        let Some(page) = file.pages.get_mut(&page) else { return false };
+        let Some(page) = file.pages.get_mut(&page) else {
+            return false;
+        };
         let used: Vec<usize> = (0..PAGE).filter(|i| page.now[*i] != 0).collect();
         let at = used[rng.below(used.len() as u64) as usize];
         page.now[at] ^= 1 << rng.below(8);
@@ -124,7 +147,10 @@ impl Disk for SimDisk {
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let id = self.state.lock().names.get(name).copied();
         let id = id.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        Ok(Arc::new(SimFile { state: self.state.clone(), id }))
+        Ok(Arc::new(SimFile {
+            state: self.state.clone(),
+            id,
+        }))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
@@ -133,7 +159,10 @@ impl Disk for SimDisk {
         let id = state.next;
         state.files.insert(id, FileState::default());
         state.names.insert(name.to_owned(), id);
-        Ok(Arc::new(SimFile { state: self.state.clone(), id }))
+        Ok(Arc::new(SimFile {
+            state: self.state.clone(),
+            id,
+        }))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -142,7 +171,8 @@ impl Disk for SimDisk {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let gone = self.state.lock().names.remove(name);
-        gone.map(|_| ()).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+        gone.map(|_| ())
+            .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     }
 
     fn sync_dir(&self) -> io::Result<()> {
@@ -218,7 +248,11 @@ impl DiskFile for SimFile {
             page.dirty = 0;
             page.stable = None;
         }
-        if fail { Err(io::Error::other("injected EIO")) } else { Ok(()) }
+        if fail {
+            Err(io::Error::other("injected EIO"))
+        } else {
+            Ok(())
+        }
     }
 
     fn preallocate(&self, len: u64) -> io::Result<()> {
@@ -246,6 +280,9 @@ impl DiskFile for SimFile {
 
     fn allocated(&self) -> io::Result<u64> {
         let state = self.state.lock();
-        Ok(state.files.get(&self.id).map_or(0, |f| f.pages.len() as u64 * PAGE as u64))
+        Ok(state
+            .files
+            .get(&self.id)
+            .map_or(0, |f| f.pages.len() as u64 * PAGE as u64))
     }
 }

@@ -76,6 +76,7 @@ impl World {
         for replica in 0..MEMBERS {
             self.replicas[replica].down_until = 0;
             self.replicas[replica].paused_until = self.replicas[replica].paused_until.min(self.now + SECOND);
+            self.start_replica(replica);
             self.rebuild(replica);
             self.start_replica(replica);
         }
@@ -95,7 +96,9 @@ impl World {
         if !usable || self.rng.percent(50) {
             self.start_engine();
         }
-        self.advance(self.now + SETTLE, |w| w.engines.last().is_some_and(|e| e.gone) || w.settled())?;
+        self.advance(self.now + SETTLE, |w| {
+            w.engines.last().is_some_and(|e| e.gone) || w.settled()
+        })?;
         if self.engines.last().is_some_and(|e| e.gone) {
             self.start_engine();
         }
@@ -122,7 +125,10 @@ impl World {
         while self.now < until {
             self.advance(self.now + 50 * MILLI, |_| false)?;
             if self.longest_wait() > LONGEST_PAUSE_MS {
-                return Err(format!("a request pauses with one member gone: {}", self.describe()));
+                return Err(format!(
+                    "a request pauses with one member gone: {}",
+                    self.describe()
+                ));
             }
         }
         if self.engines[engine].gone {
@@ -195,7 +201,8 @@ impl World {
             let cut = newest.is_some_and(|e| e.links[i].blocked_until.iter().any(|t| *t > now));
             r.replica.is_none() || r.paused_until > now || r.forgot.is_some() || cut
         };
-        let lost = (0..MEMBERS).any(|i| self.replicas[i].forgot.is_some() && (0..MEMBERS).any(|j| j != i && away(j)));
+        let lost = (0..MEMBERS)
+            .any(|i| self.replicas[i].forgot.is_some() && (0..MEMBERS).any(|j| j != i && away(j)));
         if lost {
             self.model.weaken();
         }
@@ -205,7 +212,10 @@ impl World {
     fn rebuild(&mut self, replica: usize) {
         let failed = |w: &World, r: usize| {
             use crate::core::replica::ReplicaState as S;
-            w.replicas[r].replica.as_ref().is_some_and(|r| r.status().state == S::Failed)
+            w.replicas[r]
+                .replica
+                .as_ref()
+                .is_some_and(|r| r.status().state == S::Failed)
         };
         if !failed(self, replica) {
             return;

@@ -93,7 +93,14 @@ impl Model {
     pub fn begin_write(&mut self, now: Time, engine: u32, cell: u64, count: u64, zero: bool) -> u64 {
         let tag = self.next;
         self.next += 1;
-        let write = Write { submitted: now, completed: None, engine, flushed: false, weak: false, zero };
+        let write = Write {
+            submitted: now,
+            completed: None,
+            engine,
+            flushed: false,
+            weak: false,
+            zero,
+        };
         self.writes.push(write);
         for cell in &mut self.cells[cell as usize..(cell + count) as usize] {
             cell.writes.push(tag);
@@ -127,7 +134,8 @@ impl Model {
             }
         }
         let writes = &self.writes;
-        self.unflushed.retain(|t| writes.get(*t as usize - 1).is_some_and(|w| !w.flushed && !w.weak));
+        self.unflushed
+            .retain(|t| writes.get(*t as usize - 1).is_some_and(|w| !w.flushed && !w.weak));
     }
 
     /// From here on what was not flushed may be lost.
@@ -164,7 +172,14 @@ impl Model {
     }
 
     /// Checks what a read returned.
-    pub fn check_read(&mut self, began: Time, now: Time, engine: u32, first: u64, data: &[u8]) -> Result<(), String> {
+    pub fn check_read(
+        &mut self,
+        began: Time,
+        now: Time,
+        engine: u32,
+        first: u64,
+        data: &[u8],
+    ) -> Result<(), String> {
         for (i, bytes) in data.chunks_exact(CELL as usize).enumerate() {
             let cell = first + i as u64;
             let tag = Self::tag_of(cell, bytes).ok_or_else(|| format!("cell {cell} is torn or misplaced"))?;
@@ -177,7 +192,11 @@ impl Model {
         let state = &self.cells[cell as usize];
         // Which writes could have left this content.
         let candidates: Vec<Option<&Write>> = if tag == 0 {
-            let zeroing = state.writes.iter().filter_map(|t| self.write(*t)).filter(|w| w.zero);
+            let zeroing = state
+                .writes
+                .iter()
+                .filter_map(|t| self.write(*t))
+                .filter(|w| w.zero);
             std::iter::once(None).chain(zeroing.map(Some)).collect()
         } else {
             if !state.writes.contains(&tag) && state.writes.len() < KEEP_WRITES {
@@ -186,12 +205,16 @@ impl Model {
             vec![self.write(tag)]
         };
         let stale = |seen: &Option<&Write>| {
-            state.writes.iter().filter_map(|t| self.write(*t).map(|w| (t, w))).find(|(t, w)| {
-                **t != tag
-                    && !w.weak
-                    && w.completed.is_some_and(|c| c <= began)
-                    && seen.is_none_or(|s| s.completed.is_some_and(|c| c < w.submitted))
-            })
+            state
+                .writes
+                .iter()
+                .filter_map(|t| self.write(*t).map(|w| (t, w)))
+                .find(|(t, w)| {
+                    **t != tag
+                        && !w.weak
+                        && w.completed.is_some_and(|c| c <= began)
+                        && seen.is_none_or(|s| s.completed.is_some_and(|c| c < w.submitted))
+                })
         };
         if let Some((newer, w)) = candidates.iter().map(stale).min_by_key(Option::is_some).flatten() {
             return Err(format!(
@@ -210,7 +233,12 @@ impl Model {
             }
         }
         let state = &mut self.cells[cell as usize];
-        state.seen.push(Seen { tag, began, ended: now, engine });
+        state.seen.push(Seen {
+            tag,
+            began,
+            ended: now,
+            engine,
+        });
         if state.seen.len() > KEEP_SEEN {
             state.seen.remove(0);
         }

@@ -34,17 +34,31 @@ impl World {
         }
         let link = self.engines[engine].links[replica];
         let blocked = link.blocked_until.iter().any(|t| *t > self.now);
-        if blocked || self.replicas[replica].replica.is_none() || self.replicas[replica].paused_until > self.now {
+        if blocked
+            || self.replicas[replica].replica.is_none()
+            || self.replicas[replica].paused_until > self.now
+        {
             let again = self.now + 20 * MILLI + self.rng.below(30 * MILLI);
             self.at(again, Event::Connect { engine, replica });
             return;
         }
         let id = self.sessions.len();
-        let session =
-            Session { engine, replica, engine_open: true, replica_open: true, last: [self.now; 2] };
+        let session = Session {
+            engine,
+            replica,
+            engine_open: true,
+            replica_open: true,
+            last: [self.now; 2],
+        };
         self.sessions.push(session);
         self.engines[engine].sessions[replica] = Some(id);
-        self.engine_event(engine, EngineEvent::Connected { member: replica, session: id as u64 });
+        self.engine_event(
+            engine,
+            EngineEvent::Connected {
+                member: replica,
+                session: id as u64,
+            },
+        );
     }
 
     /// Puts a message on its way. `to_engine`: direction.
@@ -65,7 +79,14 @@ impl World {
         }
         self.sessions[session].last[way] = due;
         let frame = message.to_bytes();
-        self.at(due, Event::Deliver { session, to_engine, frame });
+        self.at(
+            due,
+            Event::Deliver {
+                session,
+                to_engine,
+                frame,
+            },
+        );
     }
 
     pub(super) fn deliver(&mut self, session: usize, to_engine: bool, frame: Bytes) -> Result<(), String> {
@@ -74,7 +95,11 @@ impl World {
         if to_engine {
             let engine = &self.engines[s.engine];
             if s.engine_open && !engine.gone {
-                let event = EngineEvent::Message { member: s.replica, session: session as u64, message };
+                let event = EngineEvent::Message {
+                    member: s.replica,
+                    session: session as u64,
+                    message,
+                };
                 self.engine_event(s.engine, event);
             }
         } else if s.replica_open && self.replicas[s.replica].replica.is_some() {
@@ -100,10 +125,19 @@ impl World {
                 return;
             }
             self.engines[s.engine].sessions[s.replica] = None;
-            let event = EngineEvent::Disconnected { member: s.replica, session: session as u64 };
+            let event = EngineEvent::Disconnected {
+                member: s.replica,
+                session: session as u64,
+            };
             self.engine_event(s.engine, event);
             let again = self.now + MILLI + self.rng.below(20 * MILLI);
-            self.at(again, Event::Connect { engine: s.engine, replica: s.replica });
+            self.at(
+                again,
+                Event::Connect {
+                    engine: s.engine,
+                    replica: s.replica,
+                },
+            );
         } else if !to_engine && s.replica_open {
             self.sessions[session].replica_open = false;
             if let Some(replica) = &mut self.replicas[s.replica].replica {
@@ -117,8 +151,18 @@ impl World {
         for id in 0..self.sessions.len() {
             if self.sessions[id].replica == replica && self.sessions[id].replica_open {
                 self.sessions[id].replica_open = false;
-                let wait = if silent { 6_000 * MILLI } else { self.rng.below(3 * MILLI) };
-                self.at(self.now + wait, Event::Closed { session: id, to_engine: true });
+                let wait = if silent {
+                    6_000 * MILLI
+                } else {
+                    self.rng.below(3 * MILLI)
+                };
+                self.at(
+                    self.now + wait,
+                    Event::Closed {
+                        session: id,
+                        to_engine: true,
+                    },
+                );
             }
         }
     }

@@ -4,7 +4,7 @@ use super::disk::SimDisk;
 use super::model::Model;
 use super::network::{Link, Session};
 use super::{Options, Outcome};
-use crate::core::engine::{Engine, EngineAction, EngineEvent, EngineSettings, MemberState};
+use crate::core::engine::{Engine, EngineAction, EngineEvent, EngineSettings, MemberState, MemberStatus};
 use crate::core::replica::{FormatAs, Replica, ReplicaAction, ReplicaSettings, SyncJob};
 use crate::core::rng::Rng;
 use crate::core::types::{BLOCK, Class, MILLI, Member, Nanos, ReplicaId, SECOND, VolumeMeta};
@@ -18,15 +18,42 @@ const SEGMENT: u64 = 192 << 10;
 
 /// What happens at a time.
 pub(super) enum Event {
-    Connect { engine: usize, replica: usize },
-    Deliver { session: usize, to_engine: bool, frame: Bytes },
-    Closed { session: usize, to_engine: bool },
-    EngineTick { engine: usize, due: Nanos },
-    ReplicaTick { replica: usize, life: u64, due: Nanos },
-    Synced { replica: usize, life: u64, ticket: u64, job: Option<SyncJob>, failed: bool },
-    Client { engine: usize },
+    Connect {
+        engine: usize,
+        replica: usize,
+    },
+    Deliver {
+        session: usize,
+        to_engine: bool,
+        frame: Bytes,
+    },
+    Closed {
+        session: usize,
+        to_engine: bool,
+    },
+    EngineTick {
+        engine: usize,
+        due: Nanos,
+    },
+    ReplicaTick {
+        replica: usize,
+        life: u64,
+        due: Nanos,
+    },
+    Synced {
+        replica: usize,
+        life: u64,
+        ticket: u64,
+        job: Option<SyncJob>,
+        failed: bool,
+    },
+    Client {
+        engine: usize,
+    },
     Fault,
-    StartReplica { replica: usize },
+    StartReplica {
+        replica: usize,
+    },
 }
 
 struct Timed {
@@ -73,6 +100,8 @@ pub(super) struct Process {
     pub engine: Engine,
     pub gone: bool,
     pub opened: bool,
+    /// Order of its epoch among those that were opened.
+    pub rank: u32,
     pub paused_until: Nanos,
     pub sessions: [Option<usize>; MEMBERS],
     pub links: [Link; MEMBERS],
@@ -104,7 +133,10 @@ impl World {
     pub(super) fn new(seed: u64, options: Options) -> World {
         let mut rng = Rng::new(seed ^ 0x5eed);
         let members: Vec<Member> = (0..MEMBERS)
-            .map(|i| Member { id: ReplicaId(u128::from(rng.next()) + 1), region: format!("r{i}") })
+            .map(|i| Member {
+                id: ReplicaId(u128::from(rng.next()) + 1),
+                region: format!("r{i}"),
+            })
             .collect();
         let profile = super::faults::Profile::draw(&mut rng);
         let blocks = profile.blocks;
@@ -122,7 +154,14 @@ impl World {
             calm: false,
             next_request: 0,
             error: None,
-            out: Outcome { trace: seed, events: 0, reads: 0, writes: 0, epochs: 0, faults: 0 },
+            out: Outcome {
+                trace: seed,
+                events: 0,
+                reads: 0,
+                writes: 0,
+                epochs: 0,
+                faults: 0,
+            },
             members,
             verified: None,
         };
@@ -140,7 +179,14 @@ impl World {
                 down_until: 0,
             });
             let learner = i == 2 && world.profile.late_member;
-            world.format(i, if learner { FormatAs::Learner } else { FormatAs::Fresh });
+            world.format(
+                i,
+                if learner {
+                    FormatAs::Learner
+                } else {
+                    FormatAs::Fresh
+                },
+            );
             world.start_replica(i);
         }
         world
@@ -163,7 +209,11 @@ impl World {
 
     pub(super) fn at(&mut self, at: Nanos, event: Event) {
         self.order += 1;
-        self.queue.push(Timed { at: at.max(self.now), order: self.order, event });
+        self.queue.push(Timed {
+            at: at.max(self.now),
+            order: self.order,
+            event,
+        });
     }
 
     pub(super) fn outcome(&self) -> Outcome {
@@ -196,9 +246,16 @@ impl World {
         self.out.events += 1;
         let (kind, engine, replica) = match &event {
             Event::Connect { engine, replica } => (1, Some(*engine), Some(*replica)),
-            Event::Deliver { session, to_engine: true, .. } => (2, Some(self.sessions[*session].engine), None),
+            Event::Deliver {
+                session,
+                to_engine: true,
+                ..
+            } => (2, Some(self.sessions[*session].engine), None),
             Event::Deliver { session, .. } => (3, None, Some(self.sessions[*session].replica)),
-            Event::Closed { session, to_engine: true } => (4, Some(self.sessions[*session].engine), None),
+            Event::Closed {
+                session,
+                to_engine: true,
+            } => (4, Some(self.sessions[*session].engine), None),
             Event::Closed { session, .. } => (5, None, Some(self.sessions[*session].replica)),
             Event::EngineTick { engine, .. } => (6, Some(*engine), None),
             Event::ReplicaTick { replica, .. } => (7, None, Some(*replica)),
@@ -218,7 +275,11 @@ impl World {
         }
         match event {
             Event::Connect { engine, replica } => self.connect(engine, replica),
-            Event::Deliver { session, to_engine, frame } => {
+            Event::Deliver {
+                session,
+                to_engine,
+                frame,
+            } => {
                 self.note(frame.len() as u64);
                 self.deliver(session, to_engine, frame)?;
             }
@@ -235,7 +296,13 @@ impl World {
                     self.replica_work(replica, Vec::new());
                 }
             }
-            Event::Synced { replica, life, ticket, job, failed } => {
+            Event::Synced {
+                replica,
+                life,
+                ticket,
+                job,
+                failed,
+            } => {
                 self.synced(replica, life, ticket, job, failed);
             }
             Event::Client { engine } => self.client(engine),
@@ -263,6 +330,7 @@ impl World {
             engine,
             gone: false,
             opened: false,
+            rank: 0,
             paused_until: 0,
             sessions: [None; MEMBERS],
             links: [Link::default(); MEMBERS],
@@ -301,6 +369,7 @@ impl World {
                 EngineAction::Opened { .. } => {
                     self.engines[engine].opened = true;
                     self.out.epochs += 1;
+                    self.engines[engine].rank = self.out.epochs as u32;
                     self.at(self.now, Event::Client { engine });
                 }
                 EngineAction::Deposed => self.engines[engine].gone = true,
@@ -329,7 +398,13 @@ impl World {
         for session in self.engines[engine].sessions.into_iter().flatten() {
             self.sessions[session].engine_open = false;
             let due = self.now + self.rng.below(5 * MILLI);
-            self.at(due, Event::Closed { session, to_engine: false });
+            self.at(
+                due,
+                Event::Closed {
+                    session,
+                    to_engine: false,
+                },
+            );
         }
         self.engines[engine].requests.clear();
     }
@@ -388,7 +463,9 @@ impl World {
         }
         let now = self.now;
         let life = self.replicas[replica].life;
-        let Some(r) = &mut self.replicas[replica].replica else { return };
+        let Some(r) = &mut self.replicas[replica].replica else {
+            return;
+        };
         let next = r.background(now);
         let mut jobs = Vec::new();
         while let Some(job) = r.begin_sync(now) {
@@ -399,9 +476,21 @@ impl World {
             let slow = self.rng.percent(2);
             let due = now + 100_000 + self.rng.below(if slow { 200 * MILLI } else { 3 * MILLI });
             // What the job covers may reach the media at its beginning or only at its end.
-            let (job, failed) =
-                if self.rng.percent(50) { (None, job.run().is_err()) } else { (Some(job), false) };
-            self.at(due, Event::Synced { replica, life, ticket, job, failed });
+            let (job, failed) = if self.rng.percent(50) {
+                (None, job.run().is_err())
+            } else {
+                (Some(job), false)
+            };
+            self.at(
+                due,
+                Event::Synced {
+                    replica,
+                    life,
+                    ticket,
+                    job,
+                    failed,
+                },
+            );
         }
         let region = &mut self.replicas[replica];
         if let Some(due) = next
@@ -418,7 +507,11 @@ impl World {
             return;
         }
         let failed = job.map_or(failed, |j| j.run().is_err());
-        let result = if failed { Err(std::io::Error::other("injected EIO")) } else { Ok(()) };
+        let result = if failed {
+            Err(std::io::Error::other("injected EIO"))
+        } else {
+            Ok(())
+        };
         let mut actions = Vec::new();
         let now = self.now;
         if let Some(r) = &mut self.replicas[replica].replica {
@@ -431,14 +524,21 @@ impl World {
     pub(super) fn settled(&self) -> bool {
         self.engines.last().is_some_and(|e| {
             let status = e.engine.status();
-            e.opened && !e.gone && status.members.iter().all(|m| m.state == MemberState::Complete)
+            let level = |m: &MemberStatus| {
+                m.state == MemberState::Complete && m.durable_seq + 64 >= status.durable_seq
+            };
+            e.opened && !e.gone && status.members.iter().all(level)
         })
     }
 
     /// Why the world is not settled.
     pub(super) fn describe(&self) -> String {
         let engine = self.engines.last().map(|e| (e.gone, e.engine.status()));
-        let replicas: Vec<_> = self.replicas.iter().map(|r| r.replica.as_ref().map(Replica::status)).collect();
+        let replicas: Vec<_> = self
+            .replicas
+            .iter()
+            .map(|r| r.replica.as_ref().map(Replica::status))
+            .collect();
         format!("engine {engine:?}\nreplicas {replicas:?}")
     }
 }

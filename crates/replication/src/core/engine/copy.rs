@@ -2,6 +2,7 @@
 //! member and written to the learner, piece by piece, while the stream goes on.
 
 use super::Engine;
+use super::join::SLOW_SOURCE;
 use super::peer::Stage;
 use crate::core::types::{MILLI, Nanos, Seq};
 use crate::core::wire::{BlockEntry, Message};
@@ -46,6 +47,11 @@ impl CopyTask {
         self.reading = self.reading.filter(|(_, source)| *source != member);
     }
 
+    /// Who was asked for blocks.
+    pub fn source(&self) -> Option<usize> {
+        self.reading.map(|r| r.1)
+    }
+
     /// Blocks not looked at yet.
     pub fn left(&self) -> u64 {
         self.end().saturating_sub(self.position)
@@ -78,7 +84,13 @@ impl Engine {
         let durable = self.stream.durable;
         let sources = (0..self.peers.len()).filter(|i| *i != member && self.good_end(*i) >= durable);
         let home = self.settings.home;
-        let source = sources.max_by_key(|i| (self.good_end(*i), Some(*i) != home));
+        let source = sources.max_by_key(|i| {
+            (
+                !self.peers[*i].slow(self.now, SLOW_SOURCE),
+                self.good_end(*i),
+                Some(*i) != home,
+            )
+        });
         let received = self.peers[member].received;
         let live = self.peers[member].stage == Stage::Live;
         let request = self.next_request + 1;

@@ -4,10 +4,50 @@
 use super::copy::CopyTask;
 use super::peer::Stage;
 use super::{Engine, EngineAction};
-use crate::core::types::Seq;
+use crate::core::types::{MILLI, Nanos, Seq};
 use crate::core::wire::{Message, PeerMemory, Record};
 
+/// A source that answers nothing for so long is left for another.
+pub(super) const SLOW_SOURCE: Nanos = 300 * MILLI;
+
 impl Engine {
+    /// Forgets what was asked of a silent source if there is another.
+    pub(super) fn leave_slow_sources(&mut self) {
+        let now = self.now;
+        let slow: Vec<bool> = self.peers.iter().map(|p| p.slow(now, SLOW_SOURCE)).collect();
+        if !slow.contains(&true) {
+            return;
+        }
+        let good: Vec<bool> = (0..self.peers.len())
+            .map(|i| !slow[i] && self.good_end(i) > 0)
+            .collect();
+        for member in 0..self.peers.len() {
+            if !good.iter().enumerate().any(|(i, g)| *g && i != member) {
+                continue;
+            }
+            let peer = &mut self.peers[member];
+            peer.fetch = peer.fetch.filter(|(_, source)| !slow[*source]);
+            if let Some(copy) = &mut peer.copy {
+                (0..slow.len())
+                    .filter(|i| slow[*i])
+                    .for_each(|i| copy.source_lost(i));
+            }
+        }
+    }
+
+    /// When a source that was asked something becomes slow.
+    pub(super) fn source_deadline(&self) -> Option<Nanos> {
+        let asked = self.peers.iter().filter_map(|p| {
+            p.fetch
+                .map(|f| f.1)
+                .or_else(|| p.copy.as_ref().and_then(super::copy::CopyTask::source))
+        });
+        asked
+            .filter_map(|source| self.peers[source].owed_since)
+            .map(|t| t + SLOW_SOURCE)
+            .min()
+    }
+
     pub(super) fn advance_joins(&mut self) {
         if self.plan.is_none() {
             return;

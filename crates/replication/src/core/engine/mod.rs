@@ -180,6 +180,9 @@ pub enum EngineAction {
 /// A member that owes an answer for so long is treated as disconnected, nanoseconds.
 pub const SILENCE_LIMIT: Nanos = 5 * super::types::SECOND;
 
+/// A member that owes an answer for so long is no longer shown as complete.
+const SILENT: Nanos = 2 * super::types::SECOND;
+
 /// What an engine knows about a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemberState {
@@ -367,6 +370,7 @@ impl Engine {
             return;
         }
         self.check_silence();
+        self.leave_slow_sources();
         self.advance_opening();
         self.advance_joins();
         self.advance_commit();
@@ -490,17 +494,24 @@ impl Engine {
         }
         for peer in &self.peers {
             at(peer.silence_deadline());
-            at(peer.copy.as_ref().and_then(|c| c.deadline()).filter(|t| *t > self.now));
+            at(peer
+                .copy
+                .as_ref()
+                .and_then(|c| c.deadline())
+                .filter(|t| *t > self.now));
         }
         at(self.commit_deadline());
+        at(self.source_deadline().filter(|t| *t > self.now));
         at(self.reads_deadline());
         next.map(|t| t.max(self.now + MILLI))
     }
 
     fn member_state(&self, peer: &Peer) -> MemberState {
         match peer.state() {
-            // So far behind that memory does not have what it needs next.
-            MemberState::Complete if peer.next < self.stream.base => MemberState::CatchingUp,
+            // So far behind that memory does not have what it needs next, or silent.
+            MemberState::Complete if peer.next < self.stream.base || peer.slow(self.now, SILENT) => {
+                MemberState::CatchingUp
+            }
             state => state,
         }
     }

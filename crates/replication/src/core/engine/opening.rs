@@ -7,8 +7,8 @@ use crate::core::wire::{Message, Promise};
 
 /// With fewer than a majority of promises that are not lossy, the third member has so long to come (R4).
 pub(super) const LOSSY_GRACE: Nanos = 5 * SECOND;
-/// Shortest pause before another attempt after a refusal; random up to eight times as much, so that of two engines that
-/// race one wins.
+/// Shortest pause before another attempt after a refusal; random and doubling up to 1.3 s, so that of two engines that
+/// race one wins although it has to wait out a read lease.
 const RETRY: Nanos = 20 * MILLI;
 
 impl Engine {
@@ -98,7 +98,7 @@ impl Engine {
                 // Try again above it, not at once: it may belong to an engine that is being opened elsewhere.
                 self.peers[member].stage = Stage::Greeted;
                 if self.retry_at.is_none() {
-                    let pause = RETRY + self.rng.below(RETRY << self.attempts.min(3));
+                    let pause = RETRY + self.rng.below(RETRY << self.attempts.min(6));
                     self.retry_at = Some(self.now + pause);
                 }
             }

@@ -66,7 +66,11 @@ impl Engine {
             return;
         }
         self.pump();
-        if !self.peers.iter().all(|p| self.member_state(p) == MemberState::Complete) {
+        if !self
+            .peers
+            .iter()
+            .all(|p| self.member_state(p) == MemberState::Complete)
+        {
             return self.verify_lost();
         }
         let last = self.stream.last;

@@ -41,7 +41,11 @@ impl Entry {
 
     /// A zeroed block.
     pub fn zero(volume: u64, block: u64, version: Seq) -> Entry {
-        Entry { version, crc: checksum::zeroes(volume, block, version), flags: FLAG_ZERO }
+        Entry {
+            version,
+            crc: checksum::zeroes(volume, block, version),
+            flags: FLAG_ZERO,
+        }
     }
 
     /// Says that it reads as zeroes.

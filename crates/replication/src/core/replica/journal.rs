@@ -81,6 +81,8 @@ pub struct Journal {
     pub commit: Seq,
     /// See [`super::state::State::generation`].
     pub generation: u64,
+    /// (number, first seq) of the segment with which the generation began.
+    pub began: (u64, Seq),
     /// Bytes since the last sync job began.
     pub unsynced: u64,
 }
@@ -178,14 +180,19 @@ impl Journal {
         let Some(at) = self.free_slot(disk, applied_synced, how)? else {
             return Ok(false);
         };
-        let number = self
+        let highest = self
             .slots
             .iter()
             .filter_map(|s| s.head)
             .map(|h| h.number)
             .max()
-            .unwrap_or(0)
-            + 1;
+            .unwrap_or(0);
+        // An empty segment is begun again in place; the state tells what it was until the cut is recorded.
+        let number = if self.slots[at].head.is_some() && at == self.active {
+            highest
+        } else {
+            highest + 1
+        };
         let head = SegmentHead {
             number,
             salt: self.rng.next(),
@@ -211,6 +218,11 @@ impl Journal {
     }
 
     fn free_slot(&mut self, disk: &dyn Disk, applied_synced: Seq, how: Roll) -> io::Result<Option<usize>> {
+        let active = &self.slots[self.active];
+        let empty = active.used == SECTOR && active.head.is_some_and(|h| !h.jump && h.number == self.began.0);
+        if how != Roll::Next && empty {
+            return Ok(Some(self.active));
+        }
         if let Some(at) = self.slots.iter().position(|s| s.head.is_none()) {
             return Ok(Some(at));
         }
@@ -222,7 +234,11 @@ impl Journal {
         if idle && how != Roll::Jump && self.slots.len() >= KEEP_SEGMENTS {
             return Ok(Some(oldest));
         }
-        let limit = if how == Roll::Next { MAX_SEGMENTS } else { MAX_SEGMENTS + CUT_SEGMENTS };
+        let limit = if how == Roll::Next {
+            MAX_SEGMENTS
+        } else {
+            MAX_SEGMENTS + CUT_SEGMENTS
+        };
         if self.slots.len() >= limit {
             return Ok(None);
         }
@@ -243,6 +259,9 @@ impl Journal {
             return Ok(false);
         }
         self.end = keep;
+        self.began = self.slots[self.active]
+            .head
+            .map_or((0, 0), |h| (h.number, h.first));
         let active = self.active;
         for (at, slot) in self.slots.iter_mut().enumerate() {
             if at != active && slot.head.is_some() {

@@ -281,8 +281,10 @@ impl Replica {
         if !lower && (epoch != self.state.promised || self.session != Some(session)) {
             return Err(Fault::Protocol("not the session of the promise"));
         }
-        self.lease_until = self.lease_until.max(now + LEASE_GRANT);
-        self.lease_instance = epoch.instance;
+        if self.adopted {
+            self.lease_until = self.lease_until.max(now + LEASE_GRANT);
+            self.lease_instance = epoch.instance;
+        }
         match m {
             Message::Append {
                 sent_at,
@@ -359,6 +361,7 @@ impl Replica {
     fn persist(&mut self) -> Outcome {
         self.state.log_end = self.journal.end.min(self.journal.durable);
         self.state.generation = self.journal.generation;
+        self.state.active = self.journal.began;
         self.state.commit = self.journal.commit;
         self.state
             .store(&self.state_file)

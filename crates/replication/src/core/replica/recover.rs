@@ -30,6 +30,8 @@ pub struct Known {
     pub segment: u64,
     /// Segments above it are of an unfinished cut.
     pub generation: u64,
+    /// (number, first seq) of the segment with which the generation began.
+    pub active: (u64, Seq),
     /// The log reached this.
     pub log_end: Seq,
     /// R10 is switched off.
@@ -46,6 +48,7 @@ pub fn recover(disk: &dyn Disk, volume: u64, known: &Known, rng: Rng) -> io::Res
     let mut order: Vec<(SegmentHead, usize)> = Vec::new();
     let mut stale = Vec::new();
     let mut in_place = 0;
+    let mut overwritten = false;
     for (at, slot) in slots.iter().enumerate() {
         let mut sector = vec![0u8; SECTOR as usize];
         // A sector that cannot be read is a header that is gone: evidence elsewhere tells whether it matters.
@@ -57,6 +60,7 @@ pub fn recover(disk: &dyn Disk, volume: u64, known: &Known, rng: Rng) -> io::Res
             } else {
                 // What it says of blocks in place holds although the cut does not, except for a jump.
                 in_place = in_place.max(if head.jump { 0 } else { head.applied });
+                overwritten |= head.number == known.active.0;
                 stale.push(at);
             }
         }
@@ -110,6 +114,21 @@ pub fn recover(disk: &dyn Disk, volume: u64, known: &Known, rng: Rng) -> io::Res
             .is_some_and(|(next, _)| next.first > scan.end + 1);
     }
     scan.durable = scan.durable.max(known.log_end);
+    let present = order.iter().any(|(head, _)| head.number == known.active.0);
+    if !present && overwritten {
+        // It was empty, and was begun again by a cut that did not come to pass: only its beginning counts.
+        scan.end = scan.end.min(known.active.1 - 1);
+        while scan.records.last().is_some_and(|r| r.seq > scan.end) {
+            scan.records.pop();
+        }
+        for slot in &mut slots {
+            slot.last = slot.last.min(scan.end);
+            slot.batches.retain(|(first, _)| *first <= scan.end);
+        }
+    } else if !present && order.first().is_none_or(|(head, _)| head.number < known.active.0) {
+        // Its header is gone, and nobody knows what it had. (When all are newer, it was used again.)
+        scan.durable = scan.durable.max(scan.end + 1);
+    }
     let good = if scan.base > scan.applied {
         scan.applied
     } else {
@@ -132,6 +151,7 @@ pub fn recover(disk: &dyn Disk, volume: u64, known: &Known, rng: Rng) -> io::Res
         durable: 0,
         commit: scan.commit,
         generation: known.generation,
+        began: known.active,
         unsynced: 0,
     };
     Ok(Recovered {

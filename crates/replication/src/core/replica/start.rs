@@ -52,6 +52,7 @@ impl Replica {
             blocks,
             segment,
             generation: 0,
+            active: (1, 1),
             promised: Epoch::ZERO,
             history: History::default(),
             log_end: 0,
@@ -85,6 +86,7 @@ impl Replica {
         let known = Known {
             segment: state.segment,
             generation: state.generation,
+            active: state.active,
             log_end: state.log_end,
             damage_is_end: settings.mutations.r10_damage_is_end,
         };

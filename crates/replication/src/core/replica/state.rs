@@ -73,6 +73,8 @@ pub struct State {
     pub segment: u64,
     /// Journal segments above this generation belong to a cut or an adoption that never finished.
     pub generation: u64,
+    /// (number, first seq) of the segment with which that generation began. It must be there.
+    pub active: (u64, Seq),
     /// Highest promise (R2).
     pub promised: Epoch,
     /// Epochs of the log.
@@ -130,6 +132,8 @@ impl State {
         b.put_u64_le(self.blocks);
         b.put_u64_le(self.segment);
         b.put_u64_le(self.generation);
+        b.put_u64_le(self.active.0);
+        b.put_u64_le(self.active.1);
         epoch(&mut b, &self.promised);
         b.put_u32_le(self.history.entries.len() as u32);
         for (e, first) in &self.history.entries {
@@ -193,7 +197,8 @@ impl State {
             id,
             labels,
         };
-        let (blocks, segment, generation, promised) = (r.u64()?, r.u64()?, r.u64()?, r.epoch()?);
+        let (blocks, segment, generation) = (r.u64()?, r.u64()?, r.u64()?);
+        let (active, promised) = ((r.u64()?, r.u64()?), r.epoch()?);
         let entries = (0..r.u32()?)
             .map(|_| Some((r.epoch()?, r.u64()?)))
             .collect::<Option<Vec<_>>>()?;
@@ -225,6 +230,7 @@ impl State {
             blocks,
             segment,
             generation,
+            active,
             promised,
             history: History { entries },
             log_end,

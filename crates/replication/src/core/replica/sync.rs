@@ -87,11 +87,8 @@ impl Replica {
 
     /// When the journal is due by age.
     pub(super) fn sync_deadline(&self) -> Option<Nanos> {
-        if self.jobs.journal.is_some() {
-            None
-        } else {
-            self.unsynced_since.map(|t| t + SYNC_AGE)
-        }
+        let pending = self.jobs.journal.is_none() && self.journal.durable < self.journal.end;
+        self.unsynced_since.filter(|_| pending).map(|t| t + SYNC_AGE)
     }
 
     /// The result of a job. After an error the replica is failed for good.
