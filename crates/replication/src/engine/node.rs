@@ -216,7 +216,9 @@ impl Node {
             for (region, request) in actions {
                 let Some(link) = self.link(&region) else { continue };
                 let answer = tokio::time::timeout(CHANGE_TIMEOUT, link.ask(&request)).await;
-                tracing::info!(region, ?request, ?answer, "made up for what a store missed");
+                let (what, volume) = placement::describe(&request);
+                let done = matches!(answer, Ok(Some(Response::Done)));
+                tracing::info!(region, what, volume, done, "making up for what a store missed");
             }
         }
     }

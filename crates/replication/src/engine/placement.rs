@@ -70,6 +70,15 @@ fn creations(inventories: &[Inventory]) -> Vec<Action> {
     actions
 }
 
+/// What a request of a plan does, and to which volume, for the log.
+pub fn describe(request: &Request) -> (&'static str, &str) {
+    match request {
+        Request::Create { spec, .. } => ("create", &spec.volume),
+        Request::Delete { tombstone } => ("delete", &tombstone.volume),
+        Request::Contact { .. } | Request::List { .. } | Request::Report { .. } => ("ask", ""),
+    }
+}
+
 /// The request that makes the replica `id` in the store of `inventory`.
 pub fn create(inventory: &Inventory, spec: &VolumeSpec, id: Uuid, learner: bool) -> Request {
     Request::Create {
