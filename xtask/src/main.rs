@@ -5,6 +5,7 @@
 
 mod packages;
 mod run;
+mod schema;
 mod suite;
 mod tidy;
 
@@ -20,6 +21,7 @@ Developer commands of Hikube.
   cargo xtask sim [ARGS]     simulate the replication core: --seeds N, --start S
   cargo xtask chaos [ARGS]   the cluster test's region failures, round after round: --rounds N
   cargo xtask bench          measure start, idle memory and CPU of a running cluster
+  cargo xtask schema S D     derive the facts of the API anew from swagger.json and aggregated discovery
 
 Examples:
   cargo xtask up
@@ -50,6 +52,7 @@ fn dispatch() -> Result<()> {
         "sim" => suite::simulate(&rest),
         "chaos" => suite::cluster(&["--chaos"], &rest),
         "bench" => suite::cluster(&["--bench"], &rest),
+        "schema" => schema::run(&rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())

@@ -1,11 +1,14 @@
 //! `/livez`, `/readyz`, `/healthz` with named checks.
 
 use crate::call::Response;
+use crate::http::query::Query;
 use crate::http::respond;
 use crate::server::Server;
+use crate::store::Freshness;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 struct Check {
     name: &'static str,
@@ -50,8 +53,21 @@ const CHECKS: &[Check] = &[
     },
 ];
 
+/// How long the state store may take to show that it answers.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Answers `/{endpoint}` or `/{endpoint}/{check}`.
-pub fn answer(server: &Arc<Server>, endpoint: &str, rest: &[&str]) -> Response {
+pub async fn answer(server: &Arc<Server>, endpoint: &str, rest: &[&str], query: &Query) -> Response {
+    if endpoint == "readyz" {
+        // The check reads what this question found out.
+        let probe = server.store.fresh(Freshness::Newest);
+        if tokio::time::timeout(PROBE_TIMEOUT, probe).await.is_err() {
+            return respond::text(
+                500,
+                "[-]etcd failed: the state store does not answer\nreadyz check failed\n",
+            );
+        }
+    }
     let wanted = rest.join("/");
     let applies = |check: &&Check| endpoint == "readyz" || !check.ready_only;
     if !wanted.is_empty() {
@@ -77,6 +93,9 @@ pub fn answer(server: &Arc<Server>, endpoint: &str, rest: &[&str]) -> Response {
     }
     if failed {
         return respond::text(500, format!("{report}{endpoint} check failed\n"));
+    }
+    if query.flag("verbose") {
+        return respond::text(200, format!("{report}{endpoint} check passed\n"));
     }
     respond::text(200, "ok")
 }

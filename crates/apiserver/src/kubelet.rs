@@ -40,9 +40,9 @@ pub async fn relay(
         .subresource(&call.info.subresource)
         .ok_or_else(Status::no_such_path)?;
     let connects = call.info.subresource != "log";
-    if !known.verbs.iter().any(|v| *v == call.info.verb)
-        && !(connects && matches!(call.info.verb.as_str(), "get" | "create"))
-    {
+    let listed = known.verbs.iter().any(|v| *v == call.info.verb);
+    let streams = connects && matches!(call.info.verb.as_str(), "get" | "create");
+    if !listed && !streams {
         return Err(Status::method_not_allowed());
     }
     let store = &call.server.store;
@@ -72,6 +72,7 @@ pub async fn relay(
         }
         _ => return Err(Status::no_such_path()),
     };
+    let query = kubelet_query(&call.info.subresource, &query);
     let target = if query.is_empty() {
         path
     } else {
@@ -80,6 +81,32 @@ pub async fn relay(
     let (host, port) = address(call, &node).await?;
     let stream = connect(call, &node, &host, port).await?;
     forward(call, stream, &host, &target, request).await
+}
+
+/// The kubelet's names of the streams of exec and attach.
+fn kubelet_query(sub: &str, query: &str) -> String {
+    if !matches!(sub, "exec" | "attach") {
+        return query.to_owned();
+    }
+    let renamed = query
+        .split('&')
+        .filter(|pair| !pair.starts_with("container="))
+        .map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, "true"));
+            let on = matches!(value, "" | "1" | "true");
+            match key {
+                "stdin" if on => "input=1".to_owned(),
+                "stdout" if on => "output=1".to_owned(),
+                "stderr" if on => "error=1".to_owned(),
+                "tty" if on => "tty=1".to_owned(),
+                "stdin" | "stdout" | "stderr" | "tty" => String::new(),
+                _ => pair.to_owned(),
+            }
+        });
+    renamed
+        .filter(|pair| !pair.is_empty())
+        .collect::<Vec<_>>()
+        .join("&")
 }
 
 /// The kubelet's path for a pod's subresource.
@@ -303,4 +330,17 @@ async fn relay_answer(answer: http::Response<Incoming>) -> Result<Response, Stat
         parts.headers.remove(name);
     }
     Ok(http::Response::from_parts(parts, Body::Relay(body)))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn streams_have_other_names_at_the_kubelet() {
+        let query = "command=sh&command=-c&container=a&stdin=true&stdout=true&stderr=false&tty=true";
+        assert_eq!(
+            super::kubelet_query("exec", query),
+            "command=sh&command=-c&input=1&output=1&tty=1"
+        );
+        assert_eq!(super::kubelet_query("log", "follow=true"), "follow=true");
+    }
 }

@@ -157,6 +157,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         shutdown: stopping.clone(),
         started: std::time::Instant::now(),
         bootstrapped: false.into(),
+        slots: Arc::new(tokio::sync::Semaphore::new(server::MAX_IN_FLIGHT)),
         metrics: metrics::Metrics::default(),
         config,
     });

@@ -22,6 +22,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_STREAMS: u32 = 1000;
 /// Requests under way get this long when the server stops.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long a connection over HTTP/1.1 may wait for its next request.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// Dead peers are found by pings.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(15));
 
@@ -85,7 +87,11 @@ async fn connection(
         async move { Ok::<_, Infallible>(router::handle(server, peer, request).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).half_close(true);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .half_close(true)
+        .header_read_timeout(IDLE_TIMEOUT);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -2,6 +2,7 @@
 
 use crate::call::Response;
 use crate::health;
+use crate::http::query::Query;
 use crate::http::request::RequestInfo;
 use crate::http::respond;
 use crate::http::status::Status;
@@ -24,7 +25,13 @@ pub fn version() -> Value {
 }
 
 /// Answers a path that is no resource.
-pub fn answer(server: &Arc<Server>, info: &RequestInfo, accept: Option<&str>) -> Result<Response, Status> {
+pub async fn answer(
+    server: &Arc<Server>,
+    info: &RequestInfo,
+    query: &Query,
+    accept: Option<&str>,
+    known_etag: Option<&str>,
+) -> Result<Response, Status> {
     if info.verb != "get" && info.verb != "head" {
         return Err(Status::method_not_allowed());
     }
@@ -33,7 +40,9 @@ pub fn answer(server: &Arc<Server>, info: &RequestInfo, accept: Option<&str>) ->
     match segments.as_slice() {
         [""] => Ok(respond::json(200, &json!({"paths": paths()}))),
         ["version"] => Ok(respond::json(200, &version())),
-        ["livez" | "readyz" | "healthz", rest @ ..] => Ok(health::answer(server, segments[0], rest)),
+        ["livez" | "readyz" | "healthz", rest @ ..] => {
+            Ok(health::answer(server, segments[0], rest, query).await)
+        }
         ["metrics"] => Ok(respond::bytes(
             200,
             "text/plain; version=0.0.4",
@@ -53,12 +62,9 @@ pub fn answer(server: &Arc<Server>, info: &RequestInfo, accept: Option<&str>) ->
             Ok(respond::json(200, &group))
         }
         ["apis", group, version] => resource_list(&format!("{group}/{version}")),
+        ["openapi", ..] if known_etag == Some(DOCUMENT_ETAG) => Ok(respond::not_modified(DOCUMENT_ETAG)),
         ["openapi", "v2"] => Ok(openapi_v2(accept)),
-        ["openapi", "v3"] => Ok(respond::bytes(
-            200,
-            "application/json",
-            schema::openapi::v3_index(),
-        )),
+        ["openapi", "v3"] => Ok(document("application/json", schema::openapi::v3_index())),
         ["openapi", "v3", "api", version] => openapi_v3(version),
         ["openapi", "v3", "apis", group, version] => openapi_v3(&format!("{group}/{version}")),
         _ => Err(Status::no_such_path()),
@@ -162,14 +168,28 @@ fn resource_list(group_version: &str) -> Result<Response, Status> {
 fn openapi_v2(accept: &str) -> Response {
     if accept.contains("application/com.github.proto-openapi.spec.v2@v1.0+protobuf") {
         let content_type = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-        return respond::bytes(200, content_type, schema::openapi::v2_protobuf());
+        return document(content_type, schema::openapi::v2_protobuf());
     }
-    respond::bytes(200, "application/json", schema::openapi::v2_json())
+    document("application/json", schema::openapi::v2_json())
 }
 
 fn openapi_v3(group_version: &str) -> Result<Response, Status> {
     let document = schema::openapi::v3(group_version).ok_or_else(Status::no_such_path)?;
-    Ok(respond::bytes(200, "application/json", document))
+    Ok(self::document("application/json", document))
+}
+
+/// Built-in documents change only with the program.
+const DOCUMENT_ETAG: &str = concat!("\"hikube-", env!("CARGO_PKG_VERSION"), "\"");
+
+fn document(content_type: &'static str, body: Vec<u8>) -> Response {
+    let mut response = respond::bytes(200, content_type, body);
+    response
+        .headers_mut()
+        .insert(header::ETAG, HeaderValue::from_static(DOCUMENT_ETAG));
+    response
+        .headers_mut()
+        .insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
 }
 
 #[cfg(test)]

@@ -97,7 +97,6 @@ fn access(call: &Call, user: &User, spec: &Value) -> Result<Value, Status> {
             resource: text(resource, "resource"),
             subresource: text(resource, "subresource"),
             name: text(resource, "name"),
-            version: text(resource, "version"),
             fields: text(&resource["fieldSelector"], "rawSelector"),
             ..Attributes::default()
         },

@@ -65,22 +65,18 @@ async fn answer(
 ) -> Result<Response, Status> {
     let user = authenticate(server, peer.as_deref(), request.headers()).await?;
     let user = impersonate::apply(server, user, request.headers())?;
-    let wanted = Attributes {
-        fields: query.get("fieldSelector").unwrap_or_default().into(),
-        ..(&info).into()
-    };
-    if let Err(reason) = server.authorizer.allows(&server.store, &user, &wanted) {
-        if user.is_anonymous() {
-            return Err(Status::unauthorized());
-        }
-        return Err(forbidden(&info, &user, &wanted, &reason));
-    }
+    let wanted = attributes(&info, &query);
+    authorize(server, &info, &user, &wanted).await?;
     let header = request
         .headers()
         .get(http::header::ACCEPT)
         .and_then(|v| v.to_str().ok());
     if !info.is_resource() {
-        return plain::answer(server, &info, header);
+        let etag = request
+            .headers()
+            .get(http::header::IF_NONE_MATCH)
+            .and_then(|v| v.to_str().ok());
+        return plain::answer(server, &info, &query, header, etag).await;
     }
     let resource = info.lookup().ok_or_else(Status::no_such_path)?;
     if resource.namespaced && info.namespace.is_empty() && !info.name.is_empty() {
@@ -106,6 +102,12 @@ async fn answer(
         return crate::kubelet::relay(&call, resource, request).await;
     }
     let call = Arc::new(call);
+    // Watches take no slot: they wait, and cost next to nothing.
+    let _slot = if call.info.verb == "watch" {
+        None
+    } else {
+        Some(server.slot()?)
+    };
     let body = match request.method().as_str() {
         "GET" | "HEAD" => bytes::Bytes::new(),
         _ => read_body(request.into_body()).await?,
@@ -116,6 +118,40 @@ async fn answer(
     };
     respond::add_warnings(&call, &mut response);
     Ok(response)
+}
+
+/// What the request asks for. A list or watch of one object by its name is about that object.
+fn attributes(info: &RequestInfo, query: &Query) -> Attributes {
+    let mut wanted = Attributes::from(info);
+    wanted.fields = query.get("fieldSelector").unwrap_or_default().to_owned();
+    if wanted.name.is_empty() && matches!(wanted.verb.as_str(), "list" | "watch" | "deletecollection") {
+        let named = wanted.fields.split(',').find_map(|field| {
+            let (key, value) = field.split_once('=')?;
+            (key.trim() == "metadata.name").then(|| value.trim_start_matches('=').trim().to_owned())
+        });
+        wanted.name = named.unwrap_or_default();
+    }
+    wanted
+}
+
+/// Refuses what the user may not do. Before it does, it makes sure that the rights it knows are the newest.
+async fn authorize(
+    server: &Server,
+    info: &RequestInfo,
+    user: &User,
+    wanted: &Attributes,
+) -> Result<(), Status> {
+    if server.authorizer.allows(&server.store, user, wanted).is_ok() {
+        return Ok(());
+    }
+    if user.is_anonymous() {
+        return Err(Status::unauthorized());
+    }
+    server.store.fresh(crate::store::Freshness::Newest).await?;
+    match server.authorizer.allows(&server.store, user, wanted) {
+        Ok(()) => Ok(()),
+        Err(reason) => Err(forbidden(info, user, wanted, &reason)),
+    }
 }
 
 fn forbidden(info: &RequestInfo, user: &User, wanted: &Attributes, reason: &str) -> Status {

@@ -35,7 +35,7 @@ pub enum Command {
 }
 
 /// Which cluster.
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Debug)]
 pub struct Name {
     /// Name of the cluster.
     #[arg(long, default_value = "hikube", env = "HIKUBE_CLUSTER")]
@@ -78,6 +78,17 @@ Examples:
   hikube logs control-plane-geneva --lines 500
   hikube logs etcd-gland -f")]
     Logs(LogsArgs),
+    /// Work with volumes, without Kubernetes.
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  hikube volume list
+  hikube volume create scratch --size 1Gi
+  hikube volume attach scratch           prints its block device
+  hikube volume verify scratch           compares its replicas"
+    )]
+    Volume(crate::volume::VolumeCommand),
     /// Bring container images into the cluster.
     #[command(subcommand)]
     Image(ImageCommand),

@@ -23,7 +23,8 @@ pub fn run(command: ComponentCommand) -> Result<()> {
     {
         return replication::store_format(data_dir, cluster, region).context("format the store");
     }
-    logging::init("info");
+    // Both say at WARN what every client meets while servers come and go; their callers retry.
+    logging::init("info,kube_client=error,kube_runtime=error");
     end_on_panic();
     let runtime = match &command {
         // These only wait.

@@ -9,6 +9,7 @@ mod control_plane;
 mod logging;
 mod show;
 mod user;
+mod volume;
 
 use args::{Cli, Command};
 use clap::Parser;

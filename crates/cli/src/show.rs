@@ -98,7 +98,10 @@ pub fn status(status: &Status) -> String {
         } else {
             v.node.clone()
         };
-        let claim = format!("{}/{}", v.namespace, v.claim);
+        let claim = match v.namespace.as_str() {
+            "" => v.claim.clone(),
+            namespace => format!("{namespace}/{}", v.claim),
+        };
         let replicas = replicas.collect::<Vec<_>>().join(", ");
         vec![claim, size(v.size_bytes), v.epoch.to_string(), node, replicas]
     });

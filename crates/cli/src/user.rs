@@ -41,6 +41,7 @@ pub fn run(command: UserCommand) -> Result<()> {
         }
         UserCommand::Kubeconfig(name) => kubeconfig(&name.name),
         UserCommand::Logs(args) => logs(&args),
+        UserCommand::Volume(command) => runtime()?.block_on(crate::volume::run(command)),
         UserCommand::Image(ImageCommand::Load { file, name }) => load(&name.name, &file),
         UserCommand::Demo(args) => demo(&args),
         UserCommand::Completion { shell } => {
@@ -62,7 +63,10 @@ fn up(args: UpArgs) -> Result<()> {
         Some(path) => Some(std::fs::read_to_string(path).with_context(|| path.display().to_string())?),
         None => None,
     };
-    cluster::set_addons(vec![network::MANIFESTS, csi::MANIFESTS]);
+    cluster::set_parts(cluster::Parts {
+        manifests: vec![network::MANIFESTS, csi::MANIFESTS],
+        conflist: network::conflist,
+    });
     let options = UpOptions {
         name: args.name.name,
         manifest,

@@ -58,9 +58,12 @@ pub enum VolumeCommand {
 /// Where the engine is, and how to print.
 #[derive(Debug, Args)]
 pub struct CommonArgs {
-    /// Unix socket of the engine. Without it: of the first running engine of a cluster on this machine.
+    /// Unix socket of the engine. Without it: of the first running engine of the cluster on this machine.
     #[arg(long, env = "HIKUBE_ENGINE_SOCKET")]
     engine_socket: Option<PathBuf>,
+    /// Name of the cluster.
+    #[command(flatten)]
+    cluster: crate::args::Name,
     /// Output format.
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -121,7 +124,11 @@ pub async fn run(command: VolumeCommand) -> Result<()> {
                 id: volume.id.clone(),
                 force,
             };
-            connect(&volume.common).await?.detach_volume(request).await.map_err(explain)?;
+            connect(&volume.common)
+                .await?
+                .detach_volume(request)
+                .await
+                .map_err(explain)?;
             println!("volume {} is detached", volume.id);
             Ok(())
         }
@@ -129,7 +136,11 @@ pub async fn run(command: VolumeCommand) -> Result<()> {
         VolumeCommand::Verify(args) => verify(&args).await,
         VolumeCommand::Delete(args) => {
             let request = api::DeleteVolumeRequest { id: args.id.clone() };
-            connect(&args.common).await?.delete_volume(request).await.map_err(explain)?;
+            connect(&args.common)
+                .await?
+                .delete_volume(request)
+                .await
+                .map_err(explain)?;
             println!("volume {} is deleted", args.id);
             Ok(())
         }
@@ -144,17 +155,32 @@ async fn create(args: CreateArgs) -> Result<()> {
         regions: args.regions,
         labels: args.labels.into_iter().collect(),
     };
-    let answer = connect(&args.common).await?.create_volume(request).await.map_err(explain)?;
-    let volume = answer.into_inner().volume.context("the engine did not describe the volume")?;
+    let answer = connect(&args.common)
+        .await?
+        .create_volume(request)
+        .await
+        .map_err(explain)?;
+    let volume = answer
+        .into_inner()
+        .volume
+        .context("the engine did not describe the volume")?;
     show(&args.common, &volume)
 }
 
 async fn list(common: &CommonArgs) -> Result<()> {
-    let answer = connect(common).await?.list_volumes(api::ListVolumesRequest {}).await.map_err(explain)?;
+    let answer = connect(common)
+        .await?
+        .list_volumes(api::ListVolumesRequest {})
+        .await
+        .map_err(explain)?;
     let volumes = answer.into_inner().volumes;
     match common.output {
         Format::Table => {
-            let mut rows = vec![["NAME", "CLASS", "SIZE", "USED", "EPOCH", "NODE", "REPLICAS"].map(String::from).to_vec()];
+            let mut rows = vec![
+                ["NAME", "CLASS", "SIZE", "USED", "EPOCH", "NODE", "REPLICAS"]
+                    .map(String::from)
+                    .to_vec(),
+            ];
             for volume in &volumes {
                 rows.push(vec![
                     volume.id.clone(),
@@ -175,8 +201,15 @@ async fn list(common: &CommonArgs) -> Result<()> {
 
 async fn inspect(args: &IdArgs) -> Result<()> {
     let request = api::GetVolumeRequest { id: args.id.clone() };
-    let answer = connect(&args.common).await?.get_volume(request).await.map_err(explain)?;
-    let volume = answer.into_inner().volume.context("the engine did not describe the volume")?;
+    let answer = connect(&args.common)
+        .await?
+        .get_volume(request)
+        .await
+        .map_err(explain)?;
+    let volume = answer
+        .into_inner()
+        .volume
+        .context("the engine did not describe the volume")?;
     show(&args.common, &volume)
 }
 
@@ -185,7 +218,12 @@ async fn attach(args: &IdArgs, read_only: bool) -> Result<()> {
         id: args.id.clone(),
         read_only,
     };
-    let answer = connect(&args.common).await?.attach_volume(request).await.map_err(explain)?.into_inner();
+    let answer = connect(&args.common)
+        .await?
+        .attach_volume(request)
+        .await
+        .map_err(explain)?
+        .into_inner();
     match args.common.output {
         Format::Table => println!("{}", answer.device_path),
         format => {
@@ -201,14 +239,26 @@ async fn expand(args: &IdArgs, size_bytes: u64) -> Result<()> {
         id: args.id.clone(),
         size_bytes,
     };
-    let answer = connect(&args.common).await?.expand_volume(request).await.map_err(explain)?;
-    let volume = answer.into_inner().volume.context("the engine did not describe the volume")?;
+    let answer = connect(&args.common)
+        .await?
+        .expand_volume(request)
+        .await
+        .map_err(explain)?;
+    let volume = answer
+        .into_inner()
+        .volume
+        .context("the engine did not describe the volume")?;
     show(&args.common, &volume)
 }
 
 async fn verify(args: &IdArgs) -> Result<()> {
     let request = api::VerifyVolumeRequest { id: args.id.clone() };
-    let report = connect(&args.common).await?.verify_volume(request).await.map_err(explain)?.into_inner();
+    let report = connect(&args.common)
+        .await?
+        .verify_volume(request)
+        .await
+        .map_err(explain)?
+        .into_inner();
     let mut checksums: Vec<_> = report.checksums.iter().collect();
     checksums.sort();
     if args.common.output == Format::Table {
@@ -241,16 +291,16 @@ async fn verify(args: &IdArgs) -> Result<()> {
 async fn connect(common: &CommonArgs) -> Result<EngineClient<Channel>> {
     let socket = match &common.engine_socket {
         Some(socket) => socket.clone(),
-        None => find_socket()?,
+        None => find_socket(&common.cluster.name)?,
     };
     replication::api::connect(&socket)
         .await
         .with_context(|| format!("no engine answers at {}", socket.display()))
 }
 
-/// Sockets of clusters on this machine are `/run/hikube/<cluster>/**/engine.sock`.
-fn find_socket() -> Result<PathBuf> {
-    let mut dirs = vec![(PathBuf::from("/run/hikube"), 0)];
+/// Sockets of a cluster on this machine are `/run/hikube/<cluster>/**/engine.sock`.
+fn find_socket(cluster: &str) -> Result<PathBuf> {
+    let mut dirs = vec![(platform::Layout::new(cluster)?.run(), 0)];
     let mut found = Vec::new();
     while let Some((dir, depth)) = dirs.pop() {
         for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
@@ -269,7 +319,7 @@ fn find_socket() -> Result<PathBuf> {
     found
         .into_iter()
         .next()
-        .context("no engine runs on this machine; name its socket with --engine-socket")
+        .with_context(|| format!("no engine of cluster {cluster} runs here; name one with --engine-socket"))
 }
 
 /// The engine's words without the wrapping of gRPC.
@@ -299,7 +349,11 @@ fn show(common: &CommonArgs, volume: &api::Volume) -> Result<()> {
     let rows: Vec<_> = facts.map(|(name, text)| vec![format!("{name}:"), text]).into();
     print!("{}", columns(&rows));
     println!();
-    let mut rows = vec![["REGION", "STATE", "LAG", "DURABLE", "REPLICA"].map(String::from).to_vec()];
+    let mut rows = vec![
+        ["REGION", "STATE", "LAG", "DURABLE", "REPLICA"]
+            .map(String::from)
+            .to_vec(),
+    ];
     for replica in &volume.replicas {
         rows.push(vec![
             replica.region.clone(),
@@ -314,11 +368,14 @@ fn show(common: &CommonArgs, volume: &api::Volume) -> Result<()> {
 }
 
 fn summary(volume: &api::Volume) -> String {
-    let words = volume.replicas.iter().map(|r| match (r.state.as_str(), r.lag_bytes) {
-        ("complete", 0) => r.region.clone(),
-        ("complete", lag) => format!("{} (-{})", r.region, human(lag)),
-        (state, _) => format!("{} ({state})", r.region),
-    });
+    let words = volume
+        .replicas
+        .iter()
+        .map(|r| match (r.state.as_str(), r.lag_bytes) {
+            ("complete", 0) => r.region.clone(),
+            ("complete", lag) => format!("{} (-{})", r.region, human(lag)),
+            (state, _) => format!("{} ({state})", r.region),
+        });
     words.collect::<Vec<_>>().join(", ")
 }
 
@@ -360,11 +417,19 @@ fn dash(text: &str) -> String {
 
 fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max();
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|r| r.get(column))
+            .map(|c| c.chars().count())
+            .max()
+    };
     let widths: Vec<usize> = (0..count).map(|column| width(column).unwrap_or(0)).collect();
     let mut text = String::new();
     for row in rows {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"));
         text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
         text.push('\n');
     }
@@ -406,7 +471,9 @@ fn parse_size(text: &str) -> Result<u64, String> {
         _ => return Err(format!("{unit:?} is not a unit of size")),
     };
     let number: u64 = number.parse().map_err(|_| format!("{text:?} is not a size"))?;
-    number.checked_mul(factor).ok_or_else(|| format!("{text} is too much"))
+    number
+        .checked_mul(factor)
+        .ok_or_else(|| format!("{text} is too much"))
 }
 
 fn parse_label(text: &str) -> Result<(String, String), String> {

@@ -27,8 +27,30 @@ pub struct Recorder {
     queue: mpsc::Sender<Note>,
 }
 
+/// A [`Recorder`] that speaks for another component of the same process.
+#[derive(Clone, Copy)]
+pub struct Speaker<'a> {
+    recorder: &'a Recorder,
+    component: &'static str,
+}
+
+impl Speaker<'_> {
+    /// As [`Recorder::event`].
+    pub fn event(
+        &self,
+        object: &ObjectReference,
+        kind: &'static str,
+        reason: impl Into<String>,
+        message: impl Into<String>,
+    ) {
+        self.recorder
+            .send(Some(self.component), object, kind, reason.into(), message.into());
+    }
+}
+
 #[derive(Debug)]
 struct Note {
+    component: Option<&'static str>,
     object: ObjectReference,
     kind: &'static str,
     reason: String,
@@ -60,11 +82,31 @@ impl Recorder {
         reason: impl Into<String>,
         message: impl Into<String>,
     ) {
+        self.send(None, object, kind, reason.into(), message.into());
+    }
+
+    /// The same recorder, speaking for another component: the name that `kubectl describe` shows.
+    pub fn of(&self, component: &'static str) -> Speaker<'_> {
+        Speaker {
+            recorder: self,
+            component,
+        }
+    }
+
+    fn send(
+        &self,
+        component: Option<&'static str>,
+        object: &ObjectReference,
+        kind: &'static str,
+        reason: String,
+        message: String,
+    ) {
         let note = Note {
+            component,
             object: object.clone(),
             kind,
-            reason: reason.into(),
-            message: message.into(),
+            reason,
+            message,
             at: Timestamp::now(),
         };
         if let Err(error) = self.queue.try_send(note) {
@@ -229,6 +271,9 @@ impl Writer {
 
     fn new_event(&self, note: &Note, namespace: String) -> Event {
         let object = note.object.name.clone().unwrap_or_default();
+        let component = note
+            .component
+            .map_or_else(|| self.component.clone(), str::to_owned);
         Event {
             metadata: ObjectMeta {
                 name: Some(format!("{object}.{:x}", note.at.as_nanosecond())),
@@ -243,10 +288,10 @@ impl Writer {
             first_timestamp: Some(Time(note.at)),
             last_timestamp: Some(Time(note.at)),
             source: Some(EventSource {
-                component: Some(self.component.clone()),
+                component: Some(component.clone()),
                 host: Some(self.host.clone()),
             }),
-            reporting_component: Some(self.component.clone()),
+            reporting_component: Some(component),
             reporting_instance: Some(self.host.clone()),
             ..Event::default()
         }
@@ -273,6 +318,7 @@ mod tests {
 
     fn note(name: &str) -> Note {
         Note {
+            component: None,
             object: ObjectReference {
                 name: Some(name.into()),
                 ..ObjectReference::default()

@@ -9,7 +9,7 @@ use futures::StreamExt;
 use kube::Resource;
 use kube::api::Api;
 use kube::runtime::watcher::{self, Event};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
@@ -109,6 +109,8 @@ struct Cache<K> {
 struct Inner<K> {
     cache: RwLock<Cache<K>>,
     handlers: RwLock<Vec<Handler<K>>>,
+    /// Held from a change of the cache until all handlers know of it, so that they see changes in order.
+    order: Mutex<()>,
     synced: watch::Sender<bool>,
 }
 
@@ -129,6 +131,7 @@ impl<K> Default for Informer<K> {
                 forgotten: HashMap::new(),
             }),
             handlers: RwLock::new(Vec::new()),
+            order: Mutex::new(()),
             synced: watch::Sender::new(false),
         }))
     }
@@ -140,8 +143,8 @@ impl<K: Resource + 'static> Informer<K> {
         Self::default()
     }
 
-    /// Calls `handler` after each change, in order. It must be quick and must not block: put a key into a
-    /// [`crate::Queue`]. Register before running, or the first objects are missed.
+    /// Calls `handler` after each change, in order. It must be quick and must not block, nor write into this
+    /// cache: put a key into a [`crate::Queue`]. Register before running, or the first objects are missed.
     pub fn on_change(&self, handler: impl Fn(&Change<'_, K>) + Send + Sync + 'static) {
         self.0.handlers.write().push(Box::new(handler));
     }
@@ -218,6 +221,7 @@ impl<K: Resource + 'static> Informer<K> {
     /// Takes over that the object is gone, before the watch says so. Older news about it are ignored until then.
     pub fn forget(&self, object: &K) {
         let key = Key::of(object);
+        let _order = self.0.order.lock();
         let removed = {
             let mut cache = self.0.cache.write();
             if cache
@@ -250,6 +254,7 @@ impl<K: Resource + 'static> Informer<K> {
         object.meta_mut().managed_fields = None;
         let key = Key::of(&object);
         let object = Arc::new(object);
+        let _order = self.0.order.lock();
         let old = {
             let mut cache = self.0.cache.write();
             let forgotten = cache.forgotten.get(&key);
@@ -273,6 +278,7 @@ impl<K: Resource + 'static> Informer<K> {
 
     fn remove(&self, object: &K) {
         let key = Key::of(object);
+        let _order = self.0.order.lock();
         let removed = {
             let mut cache = self.0.cache.write();
             if cache.forgotten.get(&key) == object.meta().uid.as_ref() {

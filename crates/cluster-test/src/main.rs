@@ -69,6 +69,8 @@ fn main() -> ExitCode {
 fn run() -> Result<usize> {
     let options = options()?;
     let cluster = Cluster::new(&options.name)?;
+    // With `--only` the cluster may be there already.
+    let _ = cluster.write_kubeconfig();
     let steps: Vec<steps::Step> = if options.chaos {
         steps::chaos(options.rounds)
     } else if options.bench {

@@ -2,10 +2,13 @@
 //! API, whether a silent node still reaches the storage, comes through [`StorageContact`].
 
 mod context;
+mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod gc;
 mod hash;
+mod job;
 mod namespace;
 mod node;
 mod ownership;
@@ -92,6 +95,9 @@ async fn control(client: kube::Client, config: Config, storage: Arc<dyn StorageC
     let replica_sets = replicaset::Controller::new(&context);
     let deployments = deployment::Controller::new(&context);
     let stateful_sets = statefulset::Controller::new(&context);
+    let daemon_sets = daemonset::Controller::new(&context);
+    let jobs = job::Controller::new(&context);
+    let budgets = disruption::Controller::new(&context);
     let endpoints = endpoints::Controller::new(&context);
     let service_accounts = service_account::Controller::new(&context, config.root_ca);
     let namespaces = namespace::Controller::new(&context);
@@ -111,6 +117,9 @@ async fn control(client: kube::Client, config: Config, storage: Arc<dyn StorageC
     tasks.spawn(replica_sets.run());
     tasks.spawn(deployments.run());
     tasks.spawn(stateful_sets.run());
+    tasks.spawn(daemon_sets.run());
+    tasks.spawn(jobs.run());
+    tasks.spawn(budgets.run());
     tasks.spawn(endpoints.run());
     tasks.spawn(service_accounts.run());
     tasks.spawn(namespaces.run());

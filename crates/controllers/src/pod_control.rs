@@ -28,13 +28,23 @@ pub fn from_template<O: Object>(owner: &O, template: &PodTemplateSpec) -> Pod {
     }
 }
 
+/// The controller that speaks about a workload.
+fn component<O: Object>() -> &'static str {
+    match &*O::kind(&()) {
+        "ReplicaSet" => "replicaset-controller",
+        "DaemonSet" => "daemonset-controller",
+        "Job" => "job-controller",
+        _ => crate::context::COMPONENT,
+    }
+}
+
 /// Makes one pod and says so.
 pub async fn create<O: Object>(context: &Context, owner: &O, pod: &Pod) -> kube::Result<Pod> {
     let api: Api<Pod> = context.api(owner.meta().namespace.as_deref().unwrap_or_default());
     match context.create(&api, &context.pods, pod).await {
         Ok(created) => {
             let name = created.metadata.name.as_deref().unwrap_or_default();
-            context.recorder.event(
+            context.recorder.of(component::<O>()).event(
                 &reference(owner),
                 "Normal",
                 "SuccessfulCreate",
@@ -45,7 +55,7 @@ pub async fn create<O: Object>(context: &Context, owner: &O, pod: &Pod) -> kube:
         Err(error) => {
             // A namespace that is being deleted takes nothing new; that is no news.
             if !matches!(&error, kube::Error::Api(status) if status.code == 409 || namespace_ends(status)) {
-                context.recorder.event(
+                context.recorder.of(component::<O>()).event(
                     &reference(owner),
                     "Warning",
                     "FailedCreate",
@@ -67,6 +77,7 @@ pub async fn delete<O: Object>(context: &Context, owner: &O, pod: &Pod) -> kube:
     let text = format!("Deleted pod: {name}");
     context
         .recorder
+        .of(component::<O>())
         .event(&reference(owner), "Normal", "SuccessfulDelete", text);
     Ok(())
 }

@@ -306,7 +306,16 @@ impl Controller for ControllerService {
             if size >= least {
                 return Ok(volume);
             }
-            engine.expand(&id, least.unsigned_abs()).await
+            match engine.expand(&id, least.unsigned_abs()).await {
+                // Open on another node: only that node's engine can grow it, which NodeExpandVolume asks for.
+                Err(status) if status.code() == Code::FailedPrecondition && !volume.node.is_empty() => {
+                    Ok(engine::Volume {
+                        size_bytes: least.unsigned_abs(),
+                        ..volume
+                    })
+                }
+                result => result,
+            }
         };
         let volume = self.locks.run(&request.volume_id, expand).await?;
         Ok(Response::new(ControllerExpandVolumeResponse {

@@ -138,3 +138,46 @@ pub(crate) async fn grow(device: &Path, mounted_on: &Path, fs_type: &str) -> Res
     }
     command::succeed("resize2fs", &[device], GROW_TIMEOUT).await
 }
+
+/// Whether the file system could be grown, by its superblock. When in doubt it could not: growing is never urgent.
+pub(crate) async fn is_smaller_than_device(device: &Path, fs_type: &str) -> bool {
+    let (path, is_xfs) = (device.to_owned(), fs_type == "xfs");
+    let look = blocking("read the superblock", PROBE_TIMEOUT, move || {
+        use std::io::{Read, Seek};
+        let mut file = std::fs::File::open(path)?;
+        let mut start = [0_u8; 4096];
+        file.read_exact(&mut start)?;
+        let size = file.seek(std::io::SeekFrom::End(0))?;
+        let used = if is_xfs {
+            xfs_size(&start)
+        } else {
+            ext_size(&start)
+        };
+        // Less than a group's worth cannot always be used, and is not worth the effort.
+        Ok(used.is_some_and(|used| used + SPARE < size))
+    });
+    look.await.unwrap_or(false)
+}
+
+/// What may stay unused at the end of a device. Bytes.
+const SPARE: u64 = 32 << 20;
+
+/// Size of an ext file system by its first 4 KiB (ext4's on-disk layout: superblock at 1024).
+fn ext_size(start: &[u8; 4096]) -> Option<u64> {
+    let word = |at: usize| {
+        let bytes = start.get(1024 + at..1024 + at + 4)?;
+        Some(u64::from(u32::from_le_bytes(bytes.try_into().ok()?)))
+    };
+    if word(0x38)? & 0xffff != 0xef53 {
+        return None;
+    }
+    let blocks = word(0x4)? | (word(0x150)? << 32);
+    blocks.checked_mul(1024_u64.checked_shl(u32::try_from(word(0x18)?).ok()?)?)
+}
+
+/// Size of an xfs file system by its first 4 KiB.
+fn xfs_size(start: &[u8; 4096]) -> Option<u64> {
+    let block = u32::from_be_bytes(start.get(4..8)?.try_into().ok()?);
+    let blocks = u64::from_be_bytes(start.get(8..16)?.try_into().ok()?);
+    (&start[..4] == b"XFSB").then(|| blocks.checked_mul(block.into()))?
+}

@@ -7,7 +7,7 @@ use crate::filesystem::{self, Content};
 use crate::mount;
 use crate::mountinfo::{self, Mount};
 use crate::node::Host;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tonic::{Code, Status};
 
 /// Options of every mount: access times would turn each read into a replicated write.
@@ -15,16 +15,15 @@ const MOUNT_OPTIONS: &str = "noatime";
 
 /// Opens the volume and mounts it at `path`; a raw volume is only opened.
 pub(crate) async fn stage(host: &Host, id: &str, path: &Path, wanted: &Capability) -> Result<(), Status> {
-    let attached = host.engine.attached(id).await?;
+    // Returns the present device if it works, and otherwise makes a new one: no state of the engine is asked for
+    // beforehand, which would cost a question to all stores.
+    let mut device = host.engine.attach(id).await?;
     let Access::Mount { fs_type, options } = &wanted.access else {
-        return match attached {
-            Some(_) => Ok(()),
-            None => attach(host, id).await.map(drop),
-        };
+        return Ok(());
     };
     let mounts = mount::mounts()?;
     if let Some(staged) = mountinfo::at(&mounts, path) {
-        if is_alive(staged, attached.as_deref(), wanted.read_only).await {
+        if is_alive(staged, Some(&device), wanted.read_only).await {
             if !fs_type.is_empty() && *fs_type != staged.fs_type {
                 return Err(Status::already_exists(format!(
                     "volume {id} is staged as {}",
@@ -35,21 +34,19 @@ pub(crate) async fn stage(host: &Host, id: &str, path: &Path, wanted: &Capabilit
         }
         tracing::info!(volume = id, path = %path.display(), "clearing a mount whose device is gone");
         mount::unmount(path, true).await?;
+        if mount::is_dead(&device).await {
+            host.engine.detach(id, true).await?;
+            device = host.engine.attach(id).await?;
+        }
     }
-    let fresh = attached.is_none();
-    let device = attach(host, id).await?;
     let result = prepare_and_mount(host, id, &device, path, (fs_type, options, wanted.read_only)).await;
-    if result.is_err() && fresh {
-        // Nobody would come to detach what was never staged.
+    if result.is_err() {
+        // Nobody would come to detach what was never staged. Refused while anything still uses the device.
         if let Err(error) = host.engine.detach(id, false).await {
             tracing::info!(volume = id, %error, "left attached after staging failed");
         }
     }
     result
-}
-
-async fn attach(host: &Host, id: &str) -> Result<PathBuf, Status> {
-    host.engine.attach(id).await
 }
 
 /// Whether a mount shows the attached device, and that device answers.
@@ -104,6 +101,10 @@ async fn prepare_and_mount(
     }
     all.extend_from_slice(options);
     mount::mount(device, path, &fs_type, &all, read_only).await?;
+    if !read_only && filesystem::is_smaller_than_device(device, &fs_type).await {
+        // The volume grew while it was not mounted.
+        filesystem::grow(device, path, &fs_type).await?;
+    }
     tracing::info!(volume = id, device = %device.display(), fs_type, path = %path.display(), "staged");
     Ok(())
 }

@@ -252,6 +252,38 @@ async fn data_survives_restaging_and_a_dead_device() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_that_grew_while_it_was_away_is_used_to_its_end() {
+    for fs_type in ["ext4", "xfs"] {
+        let setup = Setup::new().await;
+        let capability = mounted(fs_type, Mode::SingleNodeWriter);
+        let id = setup.create("pvc-1", capability.clone()).await;
+        setup.stage(&id, &capability).await.unwrap();
+        setup.unstage(&id).await.unwrap();
+        let request = ControllerExpandVolumeRequest {
+            volume_id: id.clone(),
+            capacity_range: Some(CapacityRange {
+                required_bytes: 1 << 30,
+                limit_bytes: 0,
+            }),
+            ..ControllerExpandVolumeRequest::default()
+        };
+        let mut client = ControllerClient::new(setup.channel.clone());
+        let grown = client
+            .controller_expand_volume(request)
+            .await
+            .unwrap()
+            .into_inner();
+        assert!(grown.capacity_bytes == 1 << 30 && grown.node_expansion_required);
+        setup.stage(&id, &capability).await.unwrap();
+        let staging = setup.path("staging");
+        let size = run("stat", &["-f", "-c", "%b", &staging]).parse::<u64>().unwrap();
+        let block = run("stat", &["-f", "-c", "%S", &staging]).parse::<u64>().unwrap();
+        assert!(size * block > 850 << 20, "{fs_type}: {}", size * block);
+        setup.unstage(&id).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_formatted_over() {
     let setup = Setup::new().await;
     let capability = mounted("ext4", Mode::SingleNodeWriter);

@@ -50,7 +50,12 @@ impl Setup {
         let state = dir.path().join("api");
         let log = std::fs::File::create(dir.path().join("server.log")).unwrap();
         let server = Command::new(devserver)
-            .args(["--dir", state.to_str().unwrap(), "--port", &free_port().to_string()])
+            .args([
+                "--dir",
+                state.to_str().unwrap(),
+                "--port",
+                &free_port().to_string(),
+            ])
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -122,7 +127,12 @@ fn apply(kubeconfig: &Path, documents: &str) {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    kubectl.stdin.take().unwrap().write_all(documents.as_bytes()).unwrap();
+    kubectl
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(documents.as_bytes())
+        .unwrap();
     assert!(kubectl.wait().unwrap().success());
 }
 
@@ -138,7 +148,13 @@ fn driver_kubeconfig(state: &Path, admin: &Path) -> PathBuf {
     };
     let files = authority.issue_files("csi", &subject).unwrap();
     let admin = kube::config::Kubeconfig::read_from(admin).unwrap();
-    let server = admin.clusters[0].cluster.as_ref().unwrap().server.clone().unwrap();
+    let server = admin.clusters[0]
+        .cluster
+        .as_ref()
+        .unwrap()
+        .server
+        .clone()
+        .unwrap();
     let config = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "c",
         "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
@@ -165,7 +181,11 @@ where
 {
     let start = Instant::now();
     loop {
-        let object = api.get_opt(name).await.unwrap().map(|o| serde_json::to_value(o).unwrap());
+        let object = api
+            .get_opt(name)
+            .await
+            .unwrap()
+            .map(|o| serde_json::to_value(o).unwrap());
         if wanted(object.as_ref()) {
             return object.unwrap_or_default();
         }
@@ -179,8 +199,13 @@ async fn nodes(setup: &Setup) {
         let labels = json!({"topology.kubernetes.io/region": region});
         let object = json!({"metadata": {"name": node, "labels": labels}});
         create::<Node>(&setup.all(), object).await;
-        let drivers = json!([{"name": csi::DRIVER, "nodeID": node, "topologyKeys": ["topology.kubernetes.io/region"]}]);
-        create::<CSINode>(&setup.all(), json!({"metadata": {"name": node}, "spec": {"drivers": drivers}})).await;
+        let drivers =
+            json!([{"name": csi::DRIVER, "nodeID": node, "topologyKeys": ["topology.kubernetes.io/region"]}]);
+        create::<CSINode>(
+            &setup.all(),
+            json!({"metadata": {"name": node}, "spec": {"drivers": drivers}}),
+        )
+        .await;
     }
 }
 
@@ -195,11 +220,17 @@ async fn claims_attachments_and_releases_are_served() {
     let first = setup.driver("n1");
     let asked = json!({"volume.kubernetes.io/storage-provisioner": csi::DRIVER});
     let volume = setup.claim("data", "replicated", asked.clone()).await;
-    let object = wait(&setup.all::<PersistentVolume>(), &volume, "provisioned", |v| v.is_some()).await;
+    let object = wait(&setup.all::<PersistentVolume>(), &volume, "provisioned", |v| {
+        v.is_some()
+    })
+    .await;
     assert_eq!(object["spec"]["claimRef"]["name"], "data");
     assert_eq!(object["spec"]["capacity"]["storage"], "1Gi");
     assert_eq!(object["spec"]["csi"]["fsType"], "ext4");
-    assert!(object["spec"]["nodeAffinity"].is_null(), "replicated volumes are everywhere");
+    assert!(
+        object["spec"]["nodeAffinity"].is_null(),
+        "replicated volumes are everywhere"
+    );
     assert!(setup.engine.file(&volume).exists());
 
     attach_and_release(&setup, &volume).await;
@@ -222,7 +253,10 @@ async fn attach_and_release(setup: &Setup, volume: &str) {
     };
     let start = Instant::now();
     create(&attachments, attachment("a1", "n1")).await;
-    wait(&attachments, "a1", "attached", |a| a.is_some_and(|a| a["status"]["attached"] == true)).await;
+    wait(&attachments, "a1", "attached", |a| {
+        a.is_some_and(|a| a["status"]["attached"] == true)
+    })
+    .await;
     println!("attached after {:?}", start.elapsed());
     create(&attachments, attachment("a2", "nowhere")).await;
     let failed = |a: Option<&Value>| a.is_some_and(|a| a["status"]["attachError"]["message"].is_string());
@@ -232,9 +266,16 @@ async fn attach_and_release(setup: &Setup, volume: &str) {
 
     // Released, but attached: kept until it is detached.
     let volumes = setup.all::<PersistentVolume>();
-    setup.claims().delete("data", &DeleteParams::default()).await.unwrap();
+    setup
+        .claims()
+        .delete("data", &DeleteParams::default())
+        .await
+        .unwrap();
     let released = Patch::Merge(json!({"status": {"phase": "Released"}}));
-    volumes.patch_status(volume, &PatchParams::default(), &released).await.unwrap();
+    volumes
+        .patch_status(volume, &PatchParams::default(), &released)
+        .await
+        .unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(setup.engine.file(volume).exists());
     attachments.delete("a1", &DeleteParams::default()).await.unwrap();
@@ -242,7 +283,10 @@ async fn attach_and_release(setup: &Setup, volume: &str) {
     let ours = "external-provisioner.volume.kubernetes.io/finalizer";
     // Other finalizers are their owners' business.
     let deleted = |v: Option<&Value>| {
-        v.is_none_or(|v| !v["metadata"]["finalizers"].to_string().contains(ours) && !v["metadata"]["deletionTimestamp"].is_null())
+        v.is_none_or(|v| {
+            !v["metadata"]["finalizers"].to_string().contains(ours)
+                && !v["metadata"]["deletionTimestamp"].is_null()
+        })
     };
     wait(&volumes, volume, "deleted", deleted).await;
     assert!(!setup.engine.file(volume).exists());
@@ -256,8 +300,15 @@ async fn waits_for_its_consumer(setup: &Setup) {
     assert!(volumes.get_opt(&volume).await.unwrap().is_none());
     let selected = json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": "n2"}}});
     let start = Instant::now();
-    setup.claims().patch("near", &PatchParams::default(), &Patch::Merge(selected)).await.unwrap();
-    let object = wait(&volumes, &volume, "provisioned by the second driver", |v| v.is_some()).await;
+    setup
+        .claims()
+        .patch("near", &PatchParams::default(), &Patch::Merge(selected))
+        .await
+        .unwrap();
+    let object = wait(&volumes, &volume, "provisioned by the second driver", |v| {
+        v.is_some()
+    })
+    .await;
     println!("taken over after {:?}", start.elapsed());
     let term = &object["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"][0]["matchExpressions"][0];
     assert_eq!(term["values"][0], "gland");
@@ -268,14 +319,32 @@ async fn grow(setup: &Setup, volume: &str) {
     wait(&volumes, volume, "provisioned", |v| v.is_some()).await;
     let claims = setup.claims();
     let bound = json!({"spec": {"volumeName": volume}});
-    claims.patch("large", &PatchParams::default(), &Patch::Merge(bound)).await.unwrap();
+    claims
+        .patch("large", &PatchParams::default(), &Patch::Merge(bound))
+        .await
+        .unwrap();
     let status = json!({"status": {"phase": "Bound", "capacity": {"storage": "1Gi"}}});
-    claims.patch_status("large", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    claims
+        .patch_status("large", &PatchParams::default(), &Patch::Merge(status))
+        .await
+        .unwrap();
     let more = json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}});
-    claims.patch("large", &PatchParams::default(), &Patch::Merge(more)).await.unwrap();
-    let pending = |c: Option<&Value>| c.is_some_and(|c| c["status"]["conditions"].to_string().contains("FileSystemResizePending"));
+    claims
+        .patch("large", &PatchParams::default(), &Patch::Merge(more))
+        .await
+        .unwrap();
+    let pending = |c: Option<&Value>| {
+        c.is_some_and(|c| {
+            c["status"]["conditions"]
+                .to_string()
+                .contains("FileSystemResizePending")
+        })
+    };
     wait(&claims, "large", "handed over to the node", pending).await;
     let object = wait(&volumes, volume, "there", |v| v.is_some()).await;
     assert_eq!(object["spec"]["capacity"]["storage"], "2Gi");
-    assert_eq!(std::fs::metadata(setup.engine.file(volume)).unwrap().len(), 2 << 30);
+    assert_eq!(
+        std::fs::metadata(setup.engine.file(volume)).unwrap().len(),
+        2 << 30
+    );
 }

@@ -60,9 +60,7 @@ impl<K: Eq + Hash> Backoff<K> {
 
 /// Whether what was started at the entry's last update ran long enough until `since`.
 fn expired(entry: &Entry, since: SystemTime) -> bool {
-    since
-        .duration_since(entry.updated)
-        .is_ok_and(|ran| ran > FORGET)
+    since.duration_since(entry.updated).is_ok_and(|ran| ran > FORGET)
 }
 
 #[cfg(test)]
@@ -73,7 +71,10 @@ mod tests {
     fn doubles_up_to_the_limit_and_forgets() {
         let mut backoff = Backoff::default();
         let mut now = SystemTime::now();
-        assert!(backoff.waiting(&"c", now, now).is_none(), "the first restart is immediate");
+        assert!(
+            backoff.waiting(&"c", now, now).is_none(),
+            "the first restart is immediate"
+        );
         let mut expected = INITIAL;
         for _ in 0..8 {
             backoff.advance("c", now, now);
@@ -87,7 +88,10 @@ mod tests {
         let long_after = now + FORGET + Duration::from_secs(1);
         assert!(backoff.waiting(&"c", long_after, long_after).is_none());
         backoff.advance("c", long_after, long_after);
-        assert_eq!(backoff.waiting(&"c", long_after, long_after).map(|w| w.0), Some(INITIAL));
+        assert_eq!(
+            backoff.waiting(&"c", long_after, long_after).map(|w| w.0),
+            Some(INITIAL)
+        );
         backoff.reset(&"c");
         assert!(backoff.waiting(&"c", long_after, long_after).is_none());
     }

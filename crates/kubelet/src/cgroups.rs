@@ -29,12 +29,18 @@ impl Cgroups {
     fn from_table(table: &str, root: &str) -> Self {
         let mut hierarchies = Vec::new();
         for line in table.lines() {
-            let Some((left, right)) = line.split_once(" - ") else { continue };
-            let Some(point) = left.split(' ').nth(4) else { continue };
+            let Some((left, right)) = line.split_once(" - ") else {
+                continue;
+            };
+            let Some(point) = left.split(' ').nth(4) else {
+                continue;
+            };
             let mut right = right.split(' ');
             let kind = right.next().unwrap_or_default();
             let options = right.nth(1).unwrap_or_default();
-            let known = hierarchies.iter().any(|(_, p): &(_, PathBuf)| p == Path::new(point));
+            let known = hierarchies
+                .iter()
+                .any(|(_, p): &(_, PathBuf)| p == Path::new(point));
             match kind {
                 "cgroup" if !known => {
                     let controllers = options.split(',').map(str::to_owned).collect();
@@ -61,7 +67,10 @@ impl Cgroups {
     }
 
     fn hierarchy(&self, controller: &str) -> Option<&PathBuf> {
-        let found = self.hierarchies.iter().find(|(c, _)| c.iter().any(|c| c == controller));
+        let found = self
+            .hierarchies
+            .iter()
+            .find(|(c, _)| c.iter().any(|c| c == controller));
         found.map(|(_, point)| point)
     }
 
@@ -73,16 +82,24 @@ impl Cgroups {
             std::fs::create_dir_all(&dir)?;
             std::fs::write(dir.join("cpu.shares"), usage.shares().to_string())?;
             std::fs::write(dir.join("cpu.cfs_period_us"), CPU_PERIOD_US.to_string())?;
-            std::fs::write(dir.join("cpu.cfs_quota_us"), usage.quota_us().unwrap_or(-1).to_string())?;
+            std::fs::write(
+                dir.join("cpu.cfs_quota_us"),
+                usage.quota_us().unwrap_or(-1).to_string(),
+            )?;
         }
         if let Some(point) = self.hierarchy("memory") {
             let dir = point.join(relative);
             std::fs::create_dir_all(&dir)?;
-            std::fs::write(dir.join("memory.limit_in_bytes"), usage.memory_limit.unwrap_or(-1).to_string())?;
+            std::fs::write(
+                dir.join("memory.limit_in_bytes"),
+                usage.memory_limit.unwrap_or(-1).to_string(),
+            )?;
         } else if let Some(point) = self.hierarchy("unified") {
             let dir = point.join(relative);
             std::fs::create_dir_all(&dir)?;
-            let max = usage.memory_limit.map_or_else(|| "max".to_owned(), |v| v.to_string());
+            let max = usage
+                .memory_limit
+                .map_or_else(|| "max".to_owned(), |v| v.to_string());
             // Controllers that the parents do not pass on are not there to be set.
             let _ = std::fs::write(dir.join("memory.max"), max);
         }
@@ -171,7 +188,11 @@ impl Cgroups {
 
 fn collect_pids(dir: &Path, pids: &mut std::collections::BTreeSet<i32>) {
     if let Ok(text) = std::fs::read_to_string(dir.join("cgroup.procs")) {
-        pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 1));
+        pids.extend(
+            text.lines()
+                .filter_map(|line| line.parse::<i32>().ok())
+                .filter(|pid| *pid > 1),
+        );
     }
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|t| t.is_dir()) {
@@ -207,9 +228,15 @@ mod tests {
             cgroups.hierarchy("cpuacct"),
             Some(&PathBuf::from("/sys/fs/cgroup/cpu,cpuacct"))
         );
-        assert_eq!(cgroups.hierarchy("memory"), Some(&PathBuf::from("/sys/fs/cgroup/memory")));
+        assert_eq!(
+            cgroups.hierarchy("memory"),
+            Some(&PathBuf::from("/sys/fs/cgroup/memory"))
+        );
         assert_eq!(cgroups.hierarchy("freezer"), None);
-        assert_eq!(cgroups.pod_path(Qos::Burstable, "u"), "/hikube/pods/burstable/podu");
+        assert_eq!(
+            cgroups.pod_path(Qos::Burstable, "u"),
+            "/hikube/pods/burstable/podu"
+        );
         assert_eq!(cgroups.pod_path(Qos::Guaranteed, "u"), "/hikube/pods/podu");
     }
 }

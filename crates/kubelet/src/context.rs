@@ -48,7 +48,10 @@ impl Paths {
 
     /// The last words of one instance of a container.
     pub fn termination_log(&self, uid: &str, container: &str, attempt: u32) -> PathBuf {
-        self.pod(uid).join("containers").join(container).join(attempt.to_string())
+        self.pod(uid)
+            .join("containers")
+            .join(container)
+            .join(attempt.to_string())
     }
 
     /// Logs of a pod.

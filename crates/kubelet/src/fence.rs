@@ -111,7 +111,11 @@ impl Countdown {
 impl Fence {
     /// Without an engine nothing is ever fenced.
     pub fn new(config: &Config) -> Self {
-        let state = if config.engine_socket.is_some() { State::Unknown } else { State::Open };
+        let state = if config.engine_socket.is_some() {
+            State::Unknown
+        } else {
+            State::Open
+        };
         Self {
             socket: config.engine_socket.clone(),
             state: watch::Sender::new(state),
@@ -134,7 +138,11 @@ impl Fence {
         if !held && !csi::uses_driver(&pods.join(uid), DRIVER) {
             return Gate::Open;
         }
-        lock(&self.waiting).push(wake.clone());
+        let mut waiting = lock(&self.waiting);
+        if !waiting.iter().any(|w| Arc::ptr_eq(w, wake)) {
+            waiting.push(wake.clone());
+        }
+        drop(waiting);
         // Looked at after `wake` is in the list, so that no change is missed.
         match (*self.state.borrow(), held) {
             (State::Open, false) => Gate::Open,
@@ -143,14 +151,17 @@ impl Fence {
         }
     }
 
-    /// The API has confirmed, after the majority was back, that the pod belongs to this node.
+    /// The API has confirmed, after the majority was back, that the pod belongs to this node; or the pod has
+    /// ended.
     pub fn confirmed(&self, uid: &str) {
         lock(&self.held).remove(uid);
     }
 
     /// Follows the engine for ever.
     pub async fn run(&self, context: &Context) {
-        let Some(socket) = &self.socket else { return std::future::pending().await };
+        let Some(socket) = &self.socket else {
+            return std::future::pending().await;
+        };
         let client = EngineClient::new(channel(socket));
         let (sender, receiver) = watch::channel(Countdown::Stopped.lost(Instant::now()));
         tokio::join!(self.listen(client, sender), self.act(context, receiver));
@@ -159,7 +170,8 @@ impl Fence {
     /// Turns what the engine says into a countdown.
     async fn listen(&self, mut client: EngineClient<Channel>, countdown: watch::Sender<Countdown>) {
         loop {
-            let opened = tokio::time::timeout(CONNECT_TIMEOUT, client.watch_quorum(WatchQuorumRequest {})).await;
+            let opened =
+                tokio::time::timeout(CONNECT_TIMEOUT, client.watch_quorum(WatchQuorumRequest {})).await;
             if let Ok(Ok(response)) = opened {
                 let mut stream = response.into_inner();
                 loop {
@@ -214,7 +226,9 @@ impl Fence {
 
     /// True when it is another state than before.
     fn enter(&self, state: State) -> bool {
-        let changed = self.state.send_if_modified(|old| std::mem::replace(old, state) != state);
+        let changed = self
+            .state
+            .send_if_modified(|old| std::mem::replace(old, state) != state);
         if changed && state == State::Open {
             for waiting in lock(&self.waiting).drain(..) {
                 waiting.notify_one();
@@ -290,12 +304,19 @@ mod tests {
         let later = now + Duration::from_secs(2);
         let lost = Countdown::Stopped.heard(&quorum(false, false, 1000), now);
         assert_eq!(lost, Countdown::Until(now + Duration::from_secs(7)));
-        assert_eq!(lost.lost(later), lost, "an engine that dies too does not buy time");
+        assert_eq!(
+            lost.lost(later),
+            lost,
+            "an engine that dies too does not buy time"
+        );
         assert_eq!(lost.heard(&quorum(false, false, 0), later), lost);
         assert_eq!(lost.heard(&quorum(true, false, 0), later), Countdown::Stopped);
         assert_eq!(lost.heard(&quorum(false, true, 0), later), Countdown::Over);
         assert_eq!(Countdown::Over.lost(later), Countdown::Over);
-        assert_eq!(Countdown::Over.heard(&quorum(false, false, 0), later), Countdown::Over);
+        assert_eq!(
+            Countdown::Over.heard(&quorum(false, false, 0), later),
+            Countdown::Over
+        );
         assert_eq!(Countdown::Stopped.lost(now), Countdown::Until(now + COUNTDOWN));
     }
 }

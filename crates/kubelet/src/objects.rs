@@ -13,8 +13,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
-/// How long a pod waits for the first answer about an object; then it reports why, and tries again.
-const WAIT: Duration = Duration::from_secs(5);
+/// How long a pod waits for the watch; then the object is asked for by itself.
+const WAIT: Duration = Duration::from_secs(1);
+/// How long it waits for that answer; then it reports why, and tries again.
+const ASK: Duration = Duration::from_secs(5);
 
 /// Which kind an object is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -156,7 +158,11 @@ impl Objects {
             }
         };
         if tokio::time::timeout(WAIT, synced).await.is_err() {
-            return Err(Error::Unknown(key.clone()));
+            return match tokio::time::timeout(ASK, self.ask(key)).await {
+                Ok(Ok(Some(data))) => Ok(data),
+                Ok(Ok(None)) => Err(Error::NotFound(key.clone())),
+                _ => Err(Error::Unknown(key.clone())),
+            };
         }
         let data = match &*source {
             Source::ConfigMap(informer) => informer.get(&key.namespace, &key.name).map(|o| config_map(&o)),
@@ -166,12 +172,40 @@ impl Objects {
     }
 }
 
+impl Objects {
+    async fn ask(&self, key: &ObjectKey) -> kube::Result<Option<Data>> {
+        match key.kind {
+            Kind::ConfigMap => {
+                let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &key.namespace);
+                Ok(api.get_opt(&key.name).await?.map(|o| config_map(&o)))
+            }
+            Kind::Secret => {
+                let api: Api<Secret> = Api::namespaced(self.client.clone(), &key.namespace);
+                Ok(api.get_opt(&key.name).await?.map(|o| secret(&o)))
+            }
+        }
+    }
+}
+
 fn config_map(object: &ConfigMap) -> Data {
-    let text = object.data.iter().flatten().map(|(k, v)| (k.clone(), v.clone().into_bytes()));
-    let binary = object.binary_data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone()));
+    let text = object
+        .data
+        .iter()
+        .flatten()
+        .map(|(k, v)| (k.clone(), v.clone().into_bytes()));
+    let binary = object
+        .binary_data
+        .iter()
+        .flatten()
+        .map(|(k, v)| (k.clone(), v.0.clone()));
     text.chain(binary).collect()
 }
 
 fn secret(object: &Secret) -> Data {
-    object.data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone())).collect()
+    object
+        .data
+        .iter()
+        .flatten()
+        .map(|(k, v)| (k.clone(), v.0.clone()))
+        .collect()
 }

@@ -66,15 +66,17 @@ async fn context(config: Config, client: kube::Client) -> Result<Context, Error>
         root: config.root_dir.clone(),
         logs: config.pod_logs_dir.clone(),
     };
-    for dir in [paths.pods(), paths.plugin_sockets(), paths.staged(), paths.logs.clone()] {
+    for dir in [
+        paths.pods(),
+        paths.plugin_sockets(),
+        paths.staged(),
+        paths.logs.clone(),
+    ] {
         std::fs::create_dir_all(&dir).map_err(|source| Error::Io {
             action: "create",
             path: dir.clone(),
             source,
         })?;
-    }
-    if let Err(error) = volumes::mounts::make_shared(&paths.root) {
-        tracing::debug!(%error, "mounts of the kubelet's directory are not shared");
     }
     let runtime = Runtime::new(&config.container_runtime_endpoint);
     let version = tokio::time::timeout(VERSION_TIMEOUT, runtime.version()).await;

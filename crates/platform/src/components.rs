@@ -61,9 +61,6 @@ impl Builder<'_> {
                 cgroup: format!("{}/supervisor", self.layout.region_cgroup(name)),
                 unless_exists: Some(killed_mark(self.layout, name)),
                 stop_level: level::CONTROL,
-                // It stops what is left in its region first.
-                stop_grace_ms: 120_000,
-                // A supervisor that comes back adopts the region's processes: a new program needs no hurry.
                 ..component(format!("supervisor-{name}"))
             });
         }

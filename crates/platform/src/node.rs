@@ -10,6 +10,8 @@ use std::time::Duration;
 /// How long containers get between SIGTERM and SIGKILL when a node is stopped.
 const CONTAINER_GRACE: Duration = Duration::from_secs(10);
 
+/// MTU of the pods' links: that of the veths between nodes.
+const MTU: u32 = 1500;
 /// How long an engine may take to flush and detach all its volumes.
 const DETACH_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -117,8 +119,11 @@ pub(crate) fn ensure(layout: &Layout, node: &Node) -> Result<(), Error> {
     }
     let config = containerd_config_path(layout, name);
     write(&config, &containerd_config(layout, name))?;
-    let conflist = cni_dir(layout, name).join("10-hikube.conflist");
-    write(&conflist, &conflist_of(layout, node))?;
+    let addresses = layout.node_run(name).join("ipam");
+    let network = network_name(layout, name);
+    if let Some(conflist) = crate::cluster::conflist(&network, &node.pod_cidr, MTU, &addresses) {
+        write(&cni_dir(layout, name).join("10-hikube.conflist"), &conflist)?;
+    }
     let group = layout.node_cgroup(&node.region, name);
     // The pods together get the size of the instance; the daemons beside them are not throttled with them,
     // since a throttled engine would miss its deadlines.
@@ -137,32 +142,6 @@ fn write(path: &Path, text: &str) -> Result<(), Error> {
     crate::files::ensure(path, text.as_bytes())
         .map(drop)
         .map_err(io("write", path.display()))
-}
-
-/// The network of a node's pods: a bridge, addresses from the node's subnet. Masquerading and ports are the
-/// proxy's.
-fn conflist_of(layout: &Layout, node: &Node) -> String {
-    let config = serde_json::json!({
-        "cniVersion": "0.4.0",
-        "name": network_name(layout, &node.name),
-        "plugins": [
-            {
-                "type": "bridge",
-                "bridge": "cni0",
-                "isGateway": true,
-                "ipMasq": false,
-                "hairpinMode": true,
-                "ipam": {
-                    "type": "host-local",
-                    "dataDir": layout.node_run(&node.name).join("ipam"),
-                    "ranges": [[{"subnet": node.pod_cidr}]],
-                    "routes": [{"dst": "0.0.0.0/0"}]
-                }
-            },
-            {"type": "loopback"}
-        ]
-    });
-    config.to_string()
 }
 
 /// Name of the node's CNI network; libcni's cache under `/var/lib/cni` is told apart by it.

@@ -2,10 +2,13 @@
 //! How replication works is not known here.
 
 use crate::layout::Layout;
-use crate::plan::{Plan, STORE_PORT};
+use crate::pki::{Signer, identity};
+use crate::plan::Plan;
+use replication::StorageConfig;
+use replication::admin::Admin;
+use replication::view::{ReplicaView, VolumeView};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 /// A region's store.
 #[derive(Clone, Debug, Serialize)]
@@ -66,23 +69,57 @@ pub(crate) struct Seen {
     pub volumes: Vec<Volume>,
 }
 
-/// Asks stores and engines, for no longer than `deadline`.
-pub(crate) async fn look(_layout: &Layout, plan: &Plan, deadline: Duration) -> Seen {
-    let stores = plan.regions.iter().map(|region| async move {
-        let address = format!("{}:{STORE_PORT}", region.address);
-        let connect = tokio::net::TcpStream::connect(&address);
-        let state = match tokio::time::timeout(deadline, connect).await {
-            Ok(Ok(_)) => "up",
-            _ => "unknown",
+/// Asks all stores at once; one that does not answer in time is unknown.
+pub(crate) async fn look(layout: &Layout, plan: &Plan) -> Seen {
+    let files = identity(layout, Signer::Storage, "admin");
+    let config = StorageConfig {
+        stores: plan.stores().split(',').map(str::to_owned).collect(),
+        storage_cert: files.cert,
+        storage_key: files.key,
+        storage_ca: files.ca,
+    };
+    let overview = match Admin::new(&config) {
+        Ok(admin) => admin.overview().await,
+        Err(error) => {
+            tracing::debug!(%error, "cannot ask the stores");
+            return Seen::default();
+        }
+    };
+    let mut seen = Seen::default();
+    for store in overview.stores {
+        let state = match store.info {
+            Ok(_) => "up",
+            Err(reason) => {
+                tracing::debug!(region = store.region, reason, "store");
+                "unknown"
+            }
         };
-        let store = Store {
-            address,
+        seen.stores.entry(store.region).or_default().push(Store {
+            address: store.address,
             state: state.into(),
-        };
-        (region.name.clone(), vec![store])
-    });
-    Seen {
-        stores: futures::future::join_all(stores).await.into_iter().collect(),
-        volumes: Vec::new(),
+        });
+    }
+    seen.volumes = overview.volumes.into_iter().map(volume).collect();
+    seen
+}
+
+fn volume(view: VolumeView) -> Volume {
+    let label = |key: &str| view.spec.labels.get(key).cloned();
+    Volume {
+        // A volume that no claim asked for is shown by its own name.
+        claim: label("claim").unwrap_or_else(|| view.spec.volume.clone()),
+        namespace: label("namespace").unwrap_or_default(),
+        size_bytes: view.size_bytes,
+        epoch: view.epoch,
+        node: view.node.clone(),
+        replicas: view.replicas.iter().map(replica).collect(),
+    }
+}
+
+fn replica(view: &ReplicaView) -> Replica {
+    Replica {
+        region: view.region.clone(),
+        state: view.state.clone(),
+        lag_bytes: view.lag_bytes,
     }
 }

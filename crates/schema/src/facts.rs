@@ -300,6 +300,11 @@ pub(crate) fn resource_lines() -> impl Iterator<Item = &'static str> {
     TEXT.lines().skip(1).take_while(|line| !line.starts_with("type "))
 }
 
+/// The embedded text, as the source of what is derived from it.
+pub(crate) fn text() -> &'static str {
+    TEXT
+}
+
 fn parse(text: &'static str) -> Option<Facts> {
     if text.lines().next()? != FORMAT {
         return None;

@@ -411,6 +411,22 @@ mod tests {
     }
 
     #[test]
+    fn bodies_that_are_no_objects_have_a_structure_too() {
+        for (group, kind) in [
+            ("", "DeleteOptions"),
+            ("", "Binding"),
+            ("policy", "Eviction"),
+            ("autoscaling", "Scale"),
+            ("authentication.k8s.io", "TokenRequest"),
+        ] {
+            let mut body = json!({"kind": kind, "nonsense": 1});
+            let issues = prune_kind(group, "v1", kind, &mut body).expect(kind);
+            assert_eq!(issues[0].message, "unknown field \"nonsense\"", "{kind}");
+        }
+        assert!(prune_kind("", "v1", "NoSuchKind", &mut json!({})).is_none());
+    }
+
+    #[test]
     fn quantities_become_canonical() {
         let (value, issues) = issues(
             "pods",

@@ -58,13 +58,37 @@ pub(crate) fn is_empty(value: Option<&Value>) -> bool {
     }
 }
 
-/// Equality as upstream compares objects: absent, null, and empty lists, maps and strings are the same.
+/// Fields that Go holds by value: clients written in Go leave them out when they are 0 or false.
+const ZERO_IS_ABSENT: &[&str] = &[
+    "count",
+    "healthCheckNodePort",
+    "hostIPC",
+    "hostNetwork",
+    "hostPID",
+    "hostPort",
+    "initialDelaySeconds",
+    "minReadySeconds",
+    "nodePort",
+    "paused",
+    "publishNotReadyAddresses",
+    "readOnly",
+    "stdin",
+    "stdinOnce",
+    "tty",
+    "unschedulable",
+];
+
+/// Equality as upstream compares objects: absent, null, and empty lists, maps and strings are the same, and so are
+/// the zeros of fields that have no other way to be absent.
 pub(crate) fn same(a: Option<&Value>, b: Option<&Value>) -> bool {
     match (a, b) {
         (Some(Value::Object(a)), Some(Value::Object(b))) => {
-            a.iter().all(|(name, value)| same(Some(value), b.get(name)))
+            let held = |name: &str, value: Option<&Value>, other: Option<&Value>| {
+                same(value, other) || (ZERO_IS_ABSENT.contains(&name) && is_zero(value) && is_zero(other))
+            };
+            a.iter().all(|(name, value)| held(name, Some(value), b.get(name)))
                 && b.iter()
-                    .all(|(name, value)| a.contains_key(name) || is_empty_deep(value))
+                    .all(|(name, value)| a.contains_key(name) || held(name, None, Some(value)))
         }
         (Some(Value::Array(a)), Some(Value::Array(b))) => {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(Some(a), Some(b)))
@@ -72,6 +96,14 @@ pub(crate) fn same(a: Option<&Value>, b: Option<&Value>) -> bool {
         (Some(a), Some(b)) => a == b || (is_empty_deep(a) && is_empty_deep(b)),
         (Some(one), None) | (None, Some(one)) => is_empty_deep(one),
         (None, None) => true,
+    }
+}
+
+/// Absent, 0 or false.
+fn is_zero(value: Option<&Value>) -> bool {
+    match value {
+        None | Some(Value::Null | Value::Bool(false)) => true,
+        Some(value) => value.as_i64() == Some(0),
     }
 }
 
@@ -94,6 +126,8 @@ mod tests {
         assert!(same(json!({"a": {}, "b": 1}), json!({"b": 1, "c": []})));
         assert!(same(json!({"a": [{"b": null}]}), json!({"a": [{}]})));
         assert!(!same(json!({"a": 0}), json!({})));
+        assert!(same(json!({"initialDelaySeconds": 0}), json!({})) && same(json!({}), json!({"tty": false})));
+        assert!(!same(json!({"tty": true}), json!({})) && !same(json!({"runAsUser": 0}), json!({})));
         assert!(!same(json!({"a": [1]}), json!({"a": [1, 2]})));
     }
 }

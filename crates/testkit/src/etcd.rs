@@ -67,6 +67,30 @@ impl Etcd {
         Ok(())
     }
 
+    /// Stops a member where it is, as if it were cut off: its connections stay, and nothing answers.
+    pub fn pause(&self, index: usize) -> Result<()> {
+        self.signal(index, "-STOP")
+    }
+
+    /// Lets a paused member go on.
+    pub fn resume(&self, index: usize) -> Result<()> {
+        self.signal(index, "-CONT")
+    }
+
+    fn signal(&self, index: usize, signal: &str) -> Result<()> {
+        let child = self.members[index]
+            .child
+            .as_ref()
+            .context("the member does not run")?;
+        let status = Command::new("kill")
+            .args([signal, &child.id().to_string()])
+            .status()?;
+        if !status.success() {
+            bail!("kill {signal} failed");
+        }
+        Ok(())
+    }
+
     /// Starts a member again with the data that it had.
     pub fn restart(&mut self, index: usize) -> Result<()> {
         self.spawn(index)

@@ -8,6 +8,7 @@ mod storage;
 
 use crate::call::Call;
 use crate::http::status::Status;
+use crate::store::Freshness;
 use schema::Resource;
 use serde_json::Value;
 
@@ -27,14 +28,17 @@ pub async fn mutate(
     call: &Call,
     operation: Operation,
     resource: &'static Resource,
-    old: Option<&Value>,
     new: &mut Value,
 ) -> Result<(), Status> {
     if operation == Operation::Create {
         match (resource.group.as_ref(), resource.plural.as_ref()) {
             ("", "pods") => {
                 pod::service_account(call, resource, new).await?;
-                pod::priority(call, resource, new)?;
+                if pod::priority(call, resource, new).is_err() {
+                    // The class may be newer than the cache.
+                    call.server.store.fresh(Freshness::Newest).await?;
+                    pod::priority(call, resource, new)?;
+                }
                 pod::default_tolerations(new);
                 node::pod_of_kubelet(call, resource, new)?;
             }
@@ -44,11 +48,9 @@ pub async fn mutate(
                 storage::protect(new, storage::CLAIM_PROTECTION);
             }
             ("", "persistentvolumes") => storage::protect(new, storage::VOLUME_PROTECTION),
-            ("scheduling.k8s.io", "priorityclasses") => {}
             _ => {}
         }
     }
-    let _ = old;
     Ok(())
 }
 
@@ -67,6 +69,8 @@ pub async fn validate(
     }
     node::restrict(call, operation, resource, old, new)?;
     if operation != Operation::Delete && resource.group == "rbac.authorization.k8s.io" {
+        // Nobody is refused, and nobody succeeds, because of rights that are out of date.
+        call.server.store.fresh(Freshness::Newest).await?;
         rbac::no_escalation(call, resource, old, new)?;
     }
     Ok(())

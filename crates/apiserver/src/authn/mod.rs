@@ -58,15 +58,6 @@ impl User {
         })
     }
 
-    /// The API server itself, for what it does on its own.
-    pub fn api_server() -> Self {
-        Self {
-            name: "system:apiserver".into(),
-            groups: vec![MASTERS.into()],
-            ..Self::default()
-        }
-    }
-
     /// Whether it has no credentials.
     pub fn is_anonymous(&self) -> bool {
         self.groups.iter().any(|g| g == UNAUTHENTICATED)

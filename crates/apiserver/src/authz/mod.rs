@@ -27,8 +27,6 @@ pub struct Attributes {
     pub name: String,
     /// The path, for those that are no resource.
     pub path: String,
-    /// API version, for messages only.
-    pub version: String,
     /// The field selector of a list or watch.
     pub fields: String,
 }
@@ -43,7 +41,6 @@ impl From<&RequestInfo> for Attributes {
             subresource: info.subresource.clone(),
             name: info.name.clone(),
             path: info.path.clone(),
-            version: info.version.clone(),
             fields: String::new(),
         }
     }

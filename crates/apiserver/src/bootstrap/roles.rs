@@ -41,6 +41,13 @@ pub fn entries() -> Vec<Entry> {
     let mut entries: Vec<Entry> = Vec::new();
     for line in TABLE.lines() {
         let words: Vec<&'static str> = line.split_whitespace().collect();
+        // Rules are indented: their verbs (`bind`) may be words of the table.
+        if line.starts_with(' ') {
+            if let Some(Entry::Role { rules, .. }) = entries.last_mut() {
+                rules.push(rule(&words));
+            }
+            continue;
+        }
         match words.as_slice() {
             [] => {}
             [first, ..] if first.starts_with('#') => {}
@@ -62,11 +69,7 @@ pub fn entries() -> Vec<Entry> {
                     subjects: subjects.to_vec(),
                 });
             }
-            words => {
-                if let Some(Entry::Role { rules, .. }) = entries.last_mut() {
-                    rules.push(rule(words));
-                }
-            }
+            _ => {}
         }
     }
     entries

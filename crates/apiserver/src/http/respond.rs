@@ -31,6 +31,16 @@ pub fn json(code: u16, value: &Value) -> Response {
     bytes(code, "application/json", to_bytes(value))
 }
 
+/// The client has it already.
+pub fn not_modified(etag: &'static str) -> Response {
+    let mut response = http::Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    response
+        .headers_mut()
+        .insert(header::ETAG, HeaderValue::from_static(etag));
+    response
+}
+
 /// Plain text.
 pub fn text(code: u16, body: impl Into<Bytes>) -> Response {
     bytes(code, "text/plain; charset=utf-8", body)

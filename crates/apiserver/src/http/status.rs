@@ -183,14 +183,6 @@ impl Status {
         status
     }
 
-    /// Adds the object's uid to the details.
-    pub fn with_uid(mut self, uid: &str) -> Self {
-        if !uid.is_empty() {
-            self.details.insert("uid".into(), uid.into());
-        }
-        self
-    }
-
     /// The `Status` object.
     pub fn to_value(&self) -> Value {
         let mut value = json!({

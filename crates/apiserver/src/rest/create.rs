@@ -25,6 +25,9 @@ pub fn ttl(resource: &Resource) -> Option<Duration> {
 pub async fn post(call: &Call, resource: &'static Resource, body: &[u8]) -> Result<Response, Status> {
     let document = call.decode(body)?;
     let object = create(call, resource, document).await?;
+    if let Some(warning) = super::honesty::warning(resource) {
+        call.warn(warning);
+    }
     respond::object(
         call,
         resource,
@@ -91,7 +94,7 @@ async fn store(
 ) -> Result<Option<Arc<Object>>, Status> {
     schema::default(resource, &mut value);
     schema::strategy::prepare_create(resource, &mut value);
-    admission::mutate(call, Operation::Create, resource, None, &mut value).await?;
+    admission::mutate(call, Operation::Create, resource, &mut value).await?;
     let name = meta::text(&value, "name").to_owned();
     let namespace = meta::text(&value, "namespace").to_owned();
     let causes = schema::validate_create(resource, &value);

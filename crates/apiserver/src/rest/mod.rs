@@ -3,6 +3,7 @@
 pub mod create;
 pub mod delete;
 pub mod delete_collection;
+pub mod honesty;
 pub mod list;
 pub mod meta;
 pub mod options;

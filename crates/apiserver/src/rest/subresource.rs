@@ -263,6 +263,10 @@ fn set_scheduled(pod: &mut Value) {
 /// Deletes a pod unless a disruption budget forbids it.
 async fn evict(call: &Call, pods: &'static Resource, body: &[u8]) -> Result<Response, Status> {
     let mut eviction = call.decode(body)?.value;
+    // Clients before 1.22 send the beta version, which is the same.
+    if eviction["apiVersion"] == "policy/v1beta1" {
+        eviction["apiVersion"] = "policy/v1".into();
+    }
     check_kind_of("policy/v1", "Eviction", &mut eviction)?;
     let mut options = DeleteOptions {
         dry_run: call.dry_run()?,

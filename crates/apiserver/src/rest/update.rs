@@ -152,6 +152,7 @@ async fn attempt(
         Part::Main => {
             schema::default(resource, &mut new);
             schema::strategy::prepare_update(resource, &old, &mut new);
+            crate::services::prepare_update(resource, &old, &mut new);
         }
         Part::Status => {
             schema::default(resource, &mut new);
@@ -159,7 +160,7 @@ async fn attempt(
         }
         Part::Raw => {}
     }
-    admission::mutate(call, Operation::Update, resource, Some(&old), &mut new).await?;
+    admission::mutate(call, Operation::Update, resource, &mut new).await?;
     let causes = match part {
         Part::Main => schema::validate_update(resource, &old, &new),
         Part::Status => schema::validate_status_update(resource, &old, &new),

@@ -138,7 +138,8 @@ async fn start(
 ) -> Result<Start, Status> {
     let freshness = read::freshness(call)?;
     if let (Freshness::NotOlderThan(revision), false) = (freshness, streaming_list) {
-        store.fresh(Freshness::Any).await?;
+        // A client that comes from another server may know more than this cache does yet.
+        store.fresh(freshness).await?;
         let cursor = cache
             .watch_from(revision)
             .map_err(|old| too_old(revision, &old))?;

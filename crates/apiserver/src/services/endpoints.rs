@@ -13,10 +13,10 @@ use std::time::Duration;
 
 /// Where the servers note themselves; upstream's place.
 const PREFIX: &str = "/registry/masterleases/";
-/// A server that is gone is out of the endpoints after this time.
-const TTL: Duration = Duration::from_secs(13);
+/// A server that is gone is out of the endpoints after this time, and what another one needs to notice it.
+const TTL: Duration = Duration::from_secs(10);
 /// How often a server notes itself.
-const INTERVAL: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_secs(4);
 const PORT_NAME: &str = "https";
 
 /// Notes this server and keeps the endpoints right, until it stops; then it takes itself out.

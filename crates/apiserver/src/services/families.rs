@@ -5,12 +5,57 @@ use crate::json::items_mut;
 use schema::{Cause, Reason, Resource};
 use serde_json::{Value, json};
 
-/// Clients that do not know an allocated field leave it out of updates; it stays then.
-pub fn inherit(old: Option<&Value>, new: &mut Value) {
-    let Some(old) = old else { return };
-    if super::kind(new) == "ExternalName" || super::kind(old) == "ExternalName" {
+/// Clients that do not know an allocated field leave it out of updates; it stays then. What the new type has no use
+/// for goes, unless the client changed it itself.
+pub fn inherit(old: &Value, new: &mut Value) {
+    let (before, after) = (super::kind(old).to_owned(), super::kind(new).to_owned());
+    if after == "ExternalName" {
+        if before != "ExternalName" && new["spec"]["clusterIP"] == old["spec"]["clusterIP"] {
+            clear(new);
+        }
         return;
     }
+    if before != "ExternalName" {
+        inherit_addresses(old, new);
+    }
+    let old_ports = old["spec"]["ports"].as_array().cloned().unwrap_or_default();
+    let has_ports = matches!(after.as_str(), "NodePort" | "LoadBalancer");
+    for port in items_mut(new, &["spec", "ports"]) {
+        let before = old_ports
+            .iter()
+            .find(|p| p["port"] == port["port"] && p["protocol"] == port["protocol"]);
+        let number = before.and_then(|p| p["nodePort"].as_u64()).unwrap_or(0);
+        let given = port["nodePort"].as_u64().unwrap_or(0);
+        let Some(fields) = port.as_object_mut() else {
+            continue;
+        };
+        if has_ports && given == 0 && number > 0 {
+            fields.insert("nodePort".into(), number.into());
+        } else if !has_ports && given == number {
+            fields.remove("nodePort");
+        }
+    }
+    let local = after == "LoadBalancer" && new["spec"]["externalTrafficPolicy"] == "Local";
+    if let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) {
+        let unchanged = |field: &str| spec.get(field) == old["spec"].get(field);
+        let (health, policy, balancer) = (
+            !local && unchanged("healthCheckNodePort"),
+            !has_ports && unchanged("externalTrafficPolicy"),
+            after != "LoadBalancer" && unchanged("allocateLoadBalancerNodePorts"),
+        );
+        for (field, gone) in [
+            ("healthCheckNodePort", health),
+            ("externalTrafficPolicy", policy),
+            ("allocateLoadBalancerNodePorts", balancer),
+        ] {
+            if gone {
+                spec.remove(field);
+            }
+        }
+    }
+}
+
+fn inherit_addresses(old: &Value, new: &mut Value) {
     for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
         let empty = match &new["spec"][field] {
             Value::Null => true,
@@ -20,24 +65,6 @@ pub fn inherit(old: Option<&Value>, new: &mut Value) {
         };
         if empty && !old["spec"][field].is_null() {
             new["spec"][field] = old["spec"][field].clone();
-        }
-    }
-    if !matches!(super::kind(new), "NodePort" | "LoadBalancer") {
-        // The ports of a type that has none any more go, unless the client changed them itself.
-        let ports = items_mut(new, &["spec", "ports"]);
-        for port in ports.iter_mut().filter_map(Value::as_object_mut) {
-            port.remove("nodePort");
-        }
-        return;
-    }
-    let old_ports = old["spec"]["ports"].as_array().cloned().unwrap_or_default();
-    for port in items_mut(new, &["spec", "ports"]) {
-        let before = old_ports
-            .iter()
-            .find(|p| p["port"] == port["port"] && p["protocol"] == port["protocol"]);
-        let unset = port["nodePort"].as_u64().unwrap_or(0) == 0;
-        if let Some(number) = before.map(|p| &p["nodePort"]).filter(|n| unset && !n.is_null()) {
-            port["nodePort"] = number.clone();
         }
     }
 }

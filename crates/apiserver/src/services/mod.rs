@@ -76,6 +76,13 @@ fn node_ports(service: &Value) -> Vec<u16> {
     found
 }
 
+/// Before an update is checked: what was allocated stays, and goes when the type has no use for it any more.
+pub fn prepare_update(resource: &Resource, old: &Value, new: &mut Value) {
+    if is_service(resource) {
+        families::inherit(old, new);
+    }
+}
+
 /// Completes a Service with addresses and ports. Nothing is taken in a dry run.
 pub async fn allocate(
     call: &Call,
@@ -88,7 +95,6 @@ pub async fn allocate(
     if !is_service(resource) || !call.info.subresource.is_empty() {
         return Ok(allocated);
     }
-    families::inherit(old, new);
     families::check_immutable(resource, old, new)?;
     let result = fill(&call.server, resource, old, new, dry_run, &mut allocated).await;
     if let Err(status) = result {

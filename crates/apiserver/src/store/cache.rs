@@ -92,13 +92,8 @@ impl ResourceCache {
     }
 
     /// How many objects there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.inner.read().objects.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Revision of the last change.
@@ -273,7 +268,7 @@ mod tests {
             .map(|e| (e.kind, e.object.revision))
             .collect();
         assert_eq!(kinds, [(EventKind::Modified, 6), (EventKind::Deleted, 7)]);
-        assert!(cache.is_empty());
+        assert_eq!(cache.count(), 0);
     }
 
     #[test]

@@ -215,7 +215,7 @@ impl Store {
     pub fn counts(&self) -> HashMap<&'static str, usize> {
         self.caches
             .iter()
-            .map(|(prefix, cache)| (*prefix, cache.len()))
+            .map(|(prefix, cache)| (*prefix, cache.count()))
             .collect()
     }
 }

@@ -286,12 +286,12 @@ pub fn network(cluster: &Cluster) -> Result<()> {
     let pod = cluster.kube(&["get", "pods", "-l", "app=web", "-o", "name"])?;
     let pod = pod.lines().next().context("a pod")?.to_owned();
     let inside = |script: &str| cluster.kube(&["exec", &pod, "--", "sh", "-c", script]);
-    let count = "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do wget -qO- -T 3 http://web.default.svc.cluster.local/; done | sort -u | wc -l";
+    let count = "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do timeout 3 wget -qO- http://web.default.svc.cluster.local/; done | sort -u | wc -l";
     let servers: u32 = inside(count)?.trim().parse().context("number of servers")?;
     ensure(servers >= 2, || format!("the Service leads to {servers} pod"))?;
-    let names = inside("wget -qO- -T 3 http://store-1.store:8080/names")?;
+    let names = inside("timeout 3 wget -qO- http://store-1.store:8080/names")?;
     ensure(names.contains("store-1"), || format!("store-1 answers {names:?}"))?;
-    let api = "T=$(cat /var/run/secrets/kubernetes.io/serviceaccount/token); wget -qO- -T 5 --no-check-certificate --header \"Authorization: Bearer $T\" https://kubernetes.default.svc/api/v1/namespaces/default/pods 2>&1";
+    let api = "T=$(cat /var/run/secrets/kubernetes.io/serviceaccount/token); timeout 5 wget -qO- --no-check-certificate --header \"Authorization: Bearer $T\" https://kubernetes.default.svc/api/v1/namespaces/default/pods 2>&1";
     let denied = inside(&format!("{api} || true"))?;
     ensure(denied.contains("403"), || {
         format!("a service account without a role got {denied:?}")

@@ -13,6 +13,9 @@ use kube::api::{Api, DeleteParams, ObjectMeta};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// The name under which Events are recorded.
+const COMPONENT: &str = "deployment-controller";
+
 /// Old ReplicaSets kept for `kubectl rollout undo` when the Deployment does not say.
 const DEFAULT_HISTORY: i32 = 10;
 
@@ -283,6 +286,7 @@ impl<'a> Rollout<'a> {
     fn event(&self, kind: &'static str, reason: &str, message: String) {
         self.context
             .recorder
+            .of(COMPONENT)
             .event(&reference(&*self.deployment), kind, reason, message);
     }
 

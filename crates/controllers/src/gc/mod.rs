@@ -14,10 +14,14 @@ use kube::discovery::ApiResource;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// Objects worked on at once.
 const CONCURRENCY: usize = 20;
+
+/// How long to wait for the first lists of all kinds.
+const LISTING_MAX: Duration = Duration::from_secs(10);
 
 /// What the monitors and the workers share.
 pub struct Shared {
@@ -101,8 +105,8 @@ impl Controller {
         let (ready, monitors) = monitor::monitors(shared.clone(), self.cached);
         let work = async {
             // Before all kinds are known, an owner may only seem to be missing. The check asks the server in
-            // any case; this saves the questions.
-            ready.notified().await;
+            // any case; this saves the questions, so that one kind that cannot be listed does not block all.
+            let _ = tokio::time::timeout(LISTING_MAX, ready.notified()).await;
             tracing::debug!(
                 objects = shared.graph.lock().len(),
                 "garbage collector has its graph"

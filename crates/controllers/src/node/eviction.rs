@@ -12,6 +12,9 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The name under which Events are recorded.
+const COMPONENT: &str = "taint-eviction-controller";
+
 /// Pods worked on at once.
 const CONCURRENCY: usize = 20;
 
@@ -133,6 +136,10 @@ async fn reconcile(context: &Context, key: &Key) -> kube::Result<Outcome> {
     let Some(node) = node.filter(|_| !pods::is_terminating(&pod)) else {
         return Ok(Outcome::Done);
     };
+    // Nobody would end it gracefully there: `pod_gc` removes it at once.
+    if taints::is_out_of_service(&node) && !taints::is_ready(&node) && has_to_leave(&pod, &node) {
+        return Ok(Outcome::Done);
+    }
     let tolerations = pod
         .spec
         .as_ref()
@@ -161,6 +168,7 @@ async fn evict(context: &Context, pod: &Pod) -> kube::Result<()> {
     let text = format!("Marking for deletion Pod {namespace}/{name}");
     context
         .recorder
+        .of(COMPONENT)
         .event(&reference(pod), "Normal", "TaintManagerEviction", text);
     let message = "Taint manager: deleting due to NoExecute taint";
     note_disruption(context, pod, "DeletionByTaintManager", message, false).await?;

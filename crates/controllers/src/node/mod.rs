@@ -23,6 +23,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// The name under which Events are recorded.
+const COMPONENT: &str = "node-controller";
+
 /// Where kubelets renew their Leases.
 const LEASES: &str = "kube-node-lease";
 /// Nodes worked on at once: a whole region may fail together.
@@ -182,6 +185,7 @@ impl Controller {
         let text = format!("Node {name} status is now: NodeNotReady");
         self.context
             .recorder
+            .of(COMPONENT)
             .event(&reference(&*node), "Normal", "NodeNotReady", text);
         Ok(Arc::new(patched))
     }
@@ -255,6 +259,7 @@ impl Controller {
             let text = "Node is not ready";
             self.context
                 .recorder
+                .of(COMPONENT)
                 .event(&reference(&*pod), "Warning", "NodeNotReady", text);
         }
         Ok(())
@@ -305,6 +310,7 @@ impl Controller {
         );
         self.context
             .recorder
+            .of(COMPONENT)
             .event(&reference(node), "Warning", "NodeOutOfService", text);
         Ok(())
     }
@@ -322,6 +328,7 @@ impl Controller {
         let text = format!("Node {name} is back");
         self.context
             .recorder
+            .of(COMPONENT)
             .event(&reference(node), "Normal", "NodeInService", text);
         Ok(())
     }

@@ -20,6 +20,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The name under which Events are recorded.
+const COMPONENT: &str = "statefulset-controller";
+
 /// StatefulSets worked on at once.
 const CONCURRENCY: usize = 5;
 
@@ -236,9 +239,12 @@ impl<'a> Pass<'a> {
         match self.context.create(&api, &self.context.pods, &pod).await {
             Ok(_) => {
                 let text = format!("create Pod {name} in StatefulSet {set_name} successful");
-                self.context
-                    .recorder
-                    .event(&reference(&*self.set), "Normal", "SuccessfulCreate", text);
+                self.context.recorder.of(COMPONENT).event(
+                    &reference(&*self.set),
+                    "Normal",
+                    "SuccessfulCreate",
+                    text,
+                );
                 Ok(())
             }
             // Our own, seen late, or a foreign one: the watch will tell, or the next try.
@@ -246,9 +252,12 @@ impl<'a> Pass<'a> {
                 if !answered(&error, 409) && !answered(&error, 403) {
                     let reason = pod_control::message(&error);
                     let text = format!("create Pod {name} in StatefulSet {set_name} failed error: {reason}");
-                    self.context
-                        .recorder
-                        .event(&reference(&*self.set), "Warning", "FailedCreate", text);
+                    self.context.recorder.of(COMPONENT).event(
+                        &reference(&*self.set),
+                        "Warning",
+                        "FailedCreate",
+                        text,
+                    );
                 }
                 Err(error)
             }
@@ -267,6 +276,7 @@ impl<'a> Pass<'a> {
         let text = format!("delete Pod {name} in StatefulSet {set_name} successful");
         self.context
             .recorder
+            .of(COMPONENT)
             .event(&reference(&*self.set), "Normal", "SuccessfulDelete", text);
         Ok(())
     }
@@ -285,7 +295,7 @@ impl<'a> Pass<'a> {
                         let set_name = self.set.metadata.name.as_deref().unwrap_or_default();
                         let pod = identity::pod_name(&self.set, ordinal);
                         let text = format!("create Claim {name} Pod {pod} in StatefulSet {set_name} success");
-                        self.context.recorder.event(
+                        self.context.recorder.of(COMPONENT).event(
                             &reference(&*self.set),
                             "Normal",
                             "SuccessfulCreate",

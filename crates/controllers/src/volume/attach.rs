@@ -13,6 +13,9 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+/// The name under which Events are recorded.
+const COMPONENT: &str = "attachdetach-controller";
+
 /// Volumes and nodes worked on at once.
 const CONCURRENCY: usize = 10;
 
@@ -278,6 +281,7 @@ async fn sync_volume(context: &Context, name: &str) -> kube::Result<()> {
         );
         context
             .recorder
+            .of(COMPONENT)
             .event(&reference(&**pod), "Warning", "FailedAttachVolume", text);
     }
     Ok(())
@@ -462,9 +466,12 @@ async fn sync_node(context: &Context, name: &str) -> kube::Result<()> {
             .filter(|pod| pods::node_name(pod) == name)
         {
             let text = format!("AttachVolume.Attach succeeded for volume \"{volume_name}\" ");
-            context
-                .recorder
-                .event(&reference(&**pod), "Normal", "SuccessfulAttachVolume", text);
+            context.recorder.of(COMPONENT).event(
+                &reference(&**pod),
+                "Normal",
+                "SuccessfulAttachVolume",
+                text,
+            );
         }
     }
     Ok(())

@@ -9,6 +9,9 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Persis
 use kube::api::Api;
 use std::sync::Arc;
 
+/// The name under which Events are recorded.
+const COMPONENT: &str = "persistentvolume-controller";
+
 /// Claims and volumes worked on at once.
 const CONCURRENCY: usize = 10;
 const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
@@ -142,6 +145,7 @@ async fn sync_claim(context: &Context, key: &Key) -> kube::Result<()> {
                 );
                 context
                     .recorder
+                    .of(COMPONENT)
                     .event(&reference(&*claim), "Warning", "VolumeMismatch", text);
                 set_phase(context, &claim, "Pending").await
             }
@@ -166,6 +170,7 @@ async fn sync_claim(context: &Context, key: &Key) -> kube::Result<()> {
             let text = "waiting for first consumer to be created before binding";
             context
                 .recorder
+                .of(COMPONENT)
                 .event(&reference(&*claim), "Normal", "WaitForFirstConsumer", text);
             Ok(())
         }
@@ -178,12 +183,16 @@ async fn sync_claim(context: &Context, key: &Key) -> kube::Result<()> {
                 let text = "no persistent volumes available for this claim and no storage class is set";
                 context
                     .recorder
+                    .of(COMPONENT)
                     .event(&reference(&*claim), "Normal", "FailedBinding", text);
             } else {
                 let text = format!("storageclass.storage.k8s.io \"{name}\" not found");
-                context
-                    .recorder
-                    .event(&reference(&*claim), "Warning", "ProvisioningFailed", text);
+                context.recorder.of(COMPONENT).event(
+                    &reference(&*claim),
+                    "Warning",
+                    "ProvisioningFailed",
+                    text,
+                );
             }
             Ok(())
         }
@@ -249,6 +258,7 @@ async fn ask_provisioner(
     );
     context
         .recorder
+        .of(COMPONENT)
         .event(&reference(claim), "Normal", "ExternalProvisioning", text);
     Ok(())
 }
@@ -336,6 +346,7 @@ async fn lose(context: &Context, claim: &PersistentVolumeClaim) -> kube::Result<
     let text = "Bound claim has lost its PersistentVolume. Data on the volume is lost!";
     context
         .recorder
+        .of(COMPONENT)
         .event(&reference(claim), "Warning", "ClaimLost", text);
     let status = PersistentVolumeClaimStatus {
         phase: Some("Lost".into()),

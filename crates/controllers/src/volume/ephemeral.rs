@@ -8,6 +8,9 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::{Api, ObjectMeta};
 use std::sync::Arc;
 
+/// The name under which Events are recorded.
+const COMPONENT: &str = "ephemeral_volume";
+
 /// Pods worked on at once.
 const CONCURRENCY: usize = 5;
 
@@ -70,6 +73,7 @@ async fn reconcile(context: &Context, key: &Key) -> kube::Result<()> {
                 let text = format!("PVC {}/{name} was not created for the pod", key.namespace);
                 context
                     .recorder
+                    .of(COMPONENT)
                     .event(&reference(&*pod), "Warning", "FailedBinding", text);
             }
             continue;

@@ -1,5 +1,6 @@
 //! A test double of `hikube engine`: volumes are sparse files, devices are loop devices on them. It keeps the
 //! engine's contract (idempotency, codes) and none of its guarantees.
+#![allow(dead_code, reason = "each test uses a part")]
 
 use protos::engine::engine_server::{Engine, EngineServer};
 use protos::engine::*;

@@ -60,7 +60,9 @@ impl Printer {
             return;
         }
         if let Some(since) = self.since {
-            let time = std::str::from_utf8(line.time).ok().and_then(|t| t.parse::<Timestamp>().ok());
+            let time = std::str::from_utf8(line.time)
+                .ok()
+                .and_then(|t| t.parse::<Timestamp>().ok());
             if time.is_none_or(|t| t < since) {
                 return;
             }
@@ -90,7 +92,11 @@ mod tests {
 
     #[test]
     fn joins_partial_lines() {
-        let lines = ["2026-01-01T00:00:00Z stdout P ab", "2026-01-01T00:00:01Z stdout F c d", "rubbish"];
+        let lines = [
+            "2026-01-01T00:00:00Z stdout P ab",
+            "2026-01-01T00:00:01Z stdout F c d",
+            "rubbish",
+        ];
         assert_eq!(print(&mut Printer::default(), &lines), "abc d\n");
         let mut timed = Printer {
             timestamps: true,
@@ -105,7 +111,10 @@ mod tests {
             since: Some("2026-01-01T00:00:01Z".parse().expect("a time")),
             ..Printer::default()
         };
-        let lines = ["2026-01-01T00:00:00.9Z stdout F a", "2026-01-01T00:00:01.000000001Z stderr F b"];
+        let lines = [
+            "2026-01-01T00:00:00.9Z stdout F a",
+            "2026-01-01T00:00:01.000000001Z stderr F b",
+        ];
         assert_eq!(print(&mut printer, &lines), "b\n");
     }
 

@@ -83,7 +83,11 @@ async fn send(
     sender: mpsc::Sender<Bytes>,
 ) -> std::io::Result<()> {
     // Watched before it is read, so that nothing is missed in between.
-    let mut watch = if options.follow { Some(Watch::new(path)?) } else { None };
+    let mut watch = if options.follow {
+        Some(Watch::new(path)?)
+    } else {
+        None
+    };
     let mut file = File::open(path).await?;
     if let Some(lines) = options.tail_lines {
         let start = tail(&mut file, lines).await?;
@@ -181,7 +185,9 @@ mod tests {
     }
 
     fn log(count: usize) -> String {
-        (0..count).map(|i| format!("2026-01-01T00:00:00Z stdout F line {i}\n")).collect()
+        (0..count)
+            .map(|i| format!("2026-01-01T00:00:00Z stdout F line {i}\n"))
+            .collect()
     }
 
     #[tokio::test]

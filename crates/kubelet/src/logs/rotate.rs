@@ -22,7 +22,9 @@ pub async fn run(context: &Context) {
         if large.is_empty() {
             continue;
         }
-        let Ok(containers) = context.runtime.list_containers(None).await else { continue };
+        let Ok(containers) = context.runtime.list_containers(None).await else {
+            continue;
+        };
         for container in containers {
             if container.state != ContainerState::ContainerRunning as i32 {
                 continue;
@@ -36,7 +38,12 @@ pub async fn run(context: &Context) {
             );
             let attempt = container.metadata.as_ref().map_or(0, |m| m.attempt);
             let name = label(labels::CONTAINER_NAME);
-            let path = context.paths.logs.join(dir).join(name).join(format!("{attempt}.log"));
+            let path = context
+                .paths
+                .logs
+                .join(dir)
+                .join(name)
+                .join(format!("{attempt}.log"));
             if large.contains(&path) {
                 rotate(context, &container.id, &path).await;
             }
@@ -45,7 +52,11 @@ pub async fn run(context: &Context) {
 }
 
 fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> {
-    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path())
+    std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.path())
 }
 
 fn large_logs(root: &Path) -> Vec<PathBuf> {
@@ -58,7 +69,9 @@ fn large_logs(root: &Path) -> Vec<PathBuf> {
 }
 
 async fn rotate(context: &Context, id: &str, path: &Path) {
-    let stamp = k8s_openapi::jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S%.3f").to_string();
+    let stamp = k8s_openapi::jiff::Timestamp::now()
+        .strftime("%Y%m%d-%H%M%S%.3f")
+        .to_string();
     let rotated = PathBuf::from(format!("{}.{stamp}", path.display()));
     if let Err(error) = std::fs::rename(path, &rotated) {
         tracing::info!(path = %path.display(), %error, "log not rotated");
@@ -75,10 +88,16 @@ async fn rotate(context: &Context, id: &str, path: &Path) {
 
 /// Removes all but the newest `kept` rotated files of a log.
 fn prune(path: &Path, kept: usize) {
-    let Some((dir, name)) = path.parent().zip(path.file_name().and_then(|n| n.to_str())) else { return };
+    let Some((dir, name)) = path.parent().zip(path.file_name().and_then(|n| n.to_str())) else {
+        return;
+    };
     let prefix = format!("{name}.");
     let mut old: Vec<PathBuf> = entries(dir)
-        .filter(|file| file.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(&prefix)))
+        .filter(|file| {
+            file.file_name()
+                .and_then(|n| n.to_str())
+                .is_some_and(|n| n.starts_with(&prefix))
+        })
         .collect();
     // Their names end with their time.
     old.sort();

@@ -26,15 +26,19 @@ pub fn run(
     node_uid: Arc<dyn Fn() -> Option<String> + Send + Sync>,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("node-lease".into()).spawn(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                () = renew(&config, &*node_uid) => {}
-                () = shutdown.cancelled() => {}
-            }
-        });
-    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    std::thread::Builder::new()
+        .name("node-lease".into())
+        .spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = renew(&config, &*node_uid) => {}
+                    () = shutdown.cancelled() => {}
+                }
+            });
+        })?;
     Ok(())
 }
 
@@ -67,7 +71,10 @@ async fn attempt(
     let now = MicroTime(Timestamp::now());
     let patch = json!({"spec": {
         "holderIdentity": node, "leaseDurationSeconds": DURATION_SECS, "renewTime": now}});
-    match api.patch(node, &PatchParams::default(), &Patch::Merge(patch)).await {
+    match api
+        .patch(node, &PatchParams::default(), &Patch::Merge(patch))
+        .await
+    {
         Err(kube::Error::Api(error)) if error.code == 404 => {}
         other => return other.map(drop),
     }

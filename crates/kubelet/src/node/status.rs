@@ -5,7 +5,8 @@ use crate::context::Context;
 use crate::sync::lock;
 use client::Informer;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus as Status,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec,
+    NodeStatus as Status,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -23,6 +24,11 @@ use tokio::time::Instant;
 const HEARTBEAT: Duration = Duration::from_secs(300);
 /// Pressure and the runtime's conditions are looked at so often: a few file reads and one call.
 const LOOK: Duration = Duration::from_secs(10);
+/// Pods that the API has deleted are stopped before the node reports anything; it waits no longer than this, and
+/// then says why it is not ready.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(15);
+/// A runtime that is away for less is being restarted: no reason to be not ready.
+const RUNTIME_PATIENCE: Duration = Duration::from_secs(10);
 /// Pause after a failed write: the first one, and the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(3);
@@ -65,7 +71,11 @@ impl NodeStatus {
             self.wake.notify_one();
         }
         // The sender lives in self.
-        let _ = self.reported.subscribe().wait_for(|names| names.contains(name)).await;
+        let _ = self
+            .reported
+            .subscribe()
+            .wait_for(|names| names.contains(name))
+            .await;
     }
 
     /// The volume was unstaged.
@@ -117,6 +127,7 @@ pub async fn run(context: Arc<Context>, capacity: Capacity, settled: watch::Rece
         written: None,
         at: Instant::now(),
         images: Vec::new(),
+        down: Mutex::new(None),
     };
     tokio::join!(follow, writer.run());
 }
@@ -129,6 +140,8 @@ struct Writer {
     written: Option<Value>,
     at: Instant,
     images: Vec<ContainerImage>,
+    /// Since when the runtime does not answer.
+    down: Mutex<Option<Instant>>,
 }
 
 impl Writer {
@@ -139,6 +152,7 @@ impl Writer {
         let mut pause = RETRY_FIRST;
         let mut tick = tokio::time::interval(LOOK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let _ = tokio::time::timeout(SETTLE_PATIENCE, settled.wait_for(|s| *s)).await;
         self.images().await;
         loop {
             match tokio::time::timeout(TIMEOUT, self.write()).await {
@@ -164,7 +178,9 @@ impl Writer {
     }
 
     async fn images(&mut self) {
-        let Ok(mut images) = self.context.runtime.list_images().await else { return };
+        let Ok(mut images) = self.context.runtime.list_images().await else {
+            return;
+        };
         images.sort_by_key(|image| std::cmp::Reverse(image.size));
         self.images = images
             .into_iter()
@@ -192,11 +208,17 @@ impl Writer {
             },
         };
         let uid = &self.context.node.uid;
-        if uid.send_if_modified(|old| std::mem::replace(old, known.metadata.uid.clone()) != known.metadata.uid) {
+        if uid
+            .send_if_modified(|old| std::mem::replace(old, known.metadata.uid.clone()) != known.metadata.uid)
+        {
             self.written = None;
         }
         self.reconcile_labels(&known).await?;
-        let old = known.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
+        let old = known
+            .status
+            .as_ref()
+            .and_then(|s| s.conditions.clone())
+            .unwrap_or_default();
         let status = self.status(&old, &in_use).await;
         let comparable = comparable(&status);
         let due = self.at.elapsed() >= HEARTBEAT;
@@ -209,7 +231,10 @@ impl Writer {
         body["images"] = json!(self.images);
         merge_foreign_conditions(&mut body, &old);
         let patch = json!({"status": body});
-        let node = self.api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        let node = self
+            .api
+            .patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))
+            .await;
         match node {
             Ok(_) => {}
             Err(kube::Error::Api(error)) if error.code == 404 => {
@@ -278,7 +303,11 @@ impl Writer {
         let have = known.metadata.labels.clone().unwrap_or_default();
         let mut missing = self.labels();
         missing.retain(|key, value| have.get(key) != Some(value));
-        let cidr = known.spec.as_ref().and_then(|s| s.pod_cidr.clone()).unwrap_or_default();
+        let cidr = known
+            .spec
+            .as_ref()
+            .and_then(|s| s.pod_cidr.clone())
+            .unwrap_or_default();
         let mut patch = json!({});
         if !missing.is_empty() {
             patch["metadata"] = json!({"labels": missing});
@@ -291,7 +320,10 @@ impl Writer {
             return Ok(());
         }
         let name = &self.context.config.node_name;
-        self.api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+        self.api
+            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .map(drop)
     }
 
     async fn status(&self, old: &[NodeCondition], in_use: &BTreeSet<String>) -> Status {
@@ -344,8 +376,14 @@ impl Writer {
             pressure(
                 "MemoryPressure",
                 memory_pressure,
-                ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-                ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+                (
+                    "KubeletHasSufficientMemory",
+                    "kubelet has sufficient memory available",
+                ),
+                (
+                    "KubeletHasInsufficientMemory",
+                    "kubelet has insufficient memory available",
+                ),
             ),
             pressure(
                 "DiskPressure",
@@ -357,7 +395,10 @@ impl Writer {
                 "PIDPressure",
                 false,
                 ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-                ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+                (
+                    "KubeletHasInsufficientPID",
+                    "kubelet has insufficient PID available",
+                ),
             ),
             ("Ready", is_ready, reason, message),
         ];
@@ -383,12 +424,22 @@ impl Writer {
     async fn ready(&self) -> Result<(), String> {
         let conditions = match self.context.runtime.conditions().await {
             Ok(conditions) => conditions,
-            Err(error) => return Err(format!("container runtime is down: {}", error.status.message())),
+            Err(error) => {
+                let since = lock(&self.down).get_or_insert_with(Instant::now).elapsed();
+                if since < RUNTIME_PATIENCE && self.written.is_some() {
+                    return Ok(());
+                }
+                return Err(format!("container runtime is down: {}", error.status.message()));
+            }
         };
+        *lock(&self.down) = None;
         for condition in conditions {
             if !condition.status && ["RuntimeReady", "NetworkReady"].contains(&condition.r#type.as_str()) {
                 let (reason, message) = (condition.reason, condition.message);
-                return Err(format!("container runtime {} is false: {reason} {message}", condition.r#type));
+                return Err(format!(
+                    "container runtime {} is false: {reason} {message}",
+                    condition.r#type
+                ));
             }
         }
         if !*self.settled.borrow() {
@@ -410,7 +461,9 @@ fn comparable(status: &Status) -> Value {
 
 /// Conditions that others wrote are kept: a merge patch replaces the whole list.
 fn merge_foreign_conditions(body: &mut Value, old: &[NodeCondition]) {
-    let Some(list) = body["conditions"].as_array_mut() else { return };
+    let Some(list) = body["conditions"].as_array_mut() else {
+        return;
+    };
     for condition in old {
         if !list.iter().any(|c| c["type"] == condition.type_) {
             list.extend(serde_json::to_value(condition));

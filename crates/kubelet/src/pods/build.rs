@@ -36,7 +36,9 @@ pub enum Error {
     #[error("container has runAsNonRoot and image will run as root (pod: {0:?}, container: {1})")]
     Root(String, String),
     /// It must not run as root, and whether it would cannot be told.
-    #[error("container has runAsNonRoot and image has non-numeric user ({0}), cannot verify user is non-root")]
+    #[error(
+        "container has runAsNonRoot and image has non-numeric user ({0}), cannot verify user is non-root"
+    )]
     NamedUser(String),
 }
 
@@ -61,8 +63,13 @@ const READ_ONLY: [&str; 6] = [
 ];
 
 fn pod_labels(pod: &Pod, id: &PodId) -> HashMap<String, String> {
-    let mut all: HashMap<String, String> =
-        pod.metadata.labels.iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+    let mut all: HashMap<String, String> = pod
+        .metadata
+        .labels
+        .iter()
+        .flatten()
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
     all.extend(identity(id));
     all
 }
@@ -77,10 +84,18 @@ fn identity(id: &PodId) -> [(String, String); 3] {
 
 fn namespaces(spec: &PodSpec) -> cri::NamespaceOption {
     let node = |yes: Option<bool>, otherwise: cri::NamespaceMode| {
-        if yes == Some(true) { cri::NamespaceMode::Node as i32 } else { otherwise as i32 }
+        if yes == Some(true) {
+            cri::NamespaceMode::Node as i32
+        } else {
+            otherwise as i32
+        }
     };
     let shared = spec.share_process_namespace == Some(true);
-    let own = if shared { cri::NamespaceMode::Pod } else { cri::NamespaceMode::Container };
+    let own = if shared {
+        cri::NamespaceMode::Pod
+    } else {
+        cri::NamespaceMode::Container
+    };
     cri::NamespaceOption {
         network: node(spec.host_network, cri::NamespaceMode::Pod),
         pid: node(spec.host_pid, own),
@@ -129,7 +144,11 @@ pub fn sandbox(context: &Context, pod: &Pod, id: &PodId, attempt: u32, qos: Qos)
     );
     let host_network = spec.host_network == Some(true);
     let security = spec.security_context.clone().unwrap_or_default();
-    let ports = spec.containers.iter().filter(|_| !host_network).flat_map(|c| c.ports.iter().flatten());
+    let ports = spec
+        .containers
+        .iter()
+        .filter(|_| !host_network)
+        .flat_map(|c| c.ports.iter().flatten());
     cri::PodSandboxConfig {
         metadata: Some(cri::PodSandboxMetadata {
             name: id.name.clone(),
@@ -144,9 +163,18 @@ pub fn sandbox(context: &Context, pod: &Pod, id: &PodId, attempt: u32, qos: Qos)
         },
         log_directory: context.paths.pod_logs(id).to_string_lossy().into(),
         dns_config: Some(dns),
-        port_mappings: ports.filter(|p| p.host_port.is_some_and(|h| h > 0)).map(port_mapping).collect(),
+        port_mappings: ports
+            .filter(|p| p.host_port.is_some_and(|h| h > 0))
+            .map(port_mapping)
+            .collect(),
         labels: pod_labels(pod, id),
-        annotations: pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect(),
+        annotations: pod
+            .metadata
+            .annotations
+            .clone()
+            .unwrap_or_default()
+            .into_iter()
+            .collect(),
         linux: Some(cri::LinuxPodSandboxConfig {
             cgroup_parent: context.cgroups.pod_path(qos, &id.uid),
             security_context: Some(cri::LinuxSandboxSecurityContext {
@@ -158,7 +186,12 @@ pub fn sandbox(context: &Context, pod: &Pod, id: &PodId, attempt: u32, qos: Qos)
                 readonly_rootfs: false,
                 seccomp: Some(seccomp(security.seccomp_profile.as_ref(), &context.paths.root)),
             }),
-            sysctls: security.sysctls.iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect(),
+            sysctls: security
+                .sysctls
+                .iter()
+                .flatten()
+                .map(|s| (s.name.clone(), s.value.clone()))
+                .collect(),
         }),
     }
 }
@@ -211,9 +244,17 @@ pub struct Ingredients<'a> {
 pub async fn container(parts: &Ingredients<'_>) -> Result<cri::ContainerConfig, Error> {
     let (context, container) = (parts.context, parts.container);
     let environment = environment(parts).await?;
-    let known: HashMap<&str, &str> = environment.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    let known: HashMap<&str, &str> = environment
+        .iter()
+        .map(|(n, v)| (n.as_str(), v.as_str()))
+        .collect();
     let lookup = |name: &str| known.get(name).map(|v| (*v).to_owned());
-    let words = |list: Option<&Vec<String>>| list.iter().flat_map(|l| l.iter()).map(|w| expand(w, &lookup)).collect();
+    let words = |list: Option<&Vec<String>>| {
+        list.iter()
+            .flat_map(|l| l.iter())
+            .map(|w| expand(w, &lookup))
+            .collect()
+    };
     let spec = spec::spec(parts.pod);
     let security = security(parts, &spec)?;
     let mut mounts = mounts(parts, &lookup)?;
@@ -245,10 +286,17 @@ pub async fn container(parts: &Ingredients<'_>) -> Result<cri::ContainerConfig, 
         stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),
         linux: Some(cri::LinuxContainerConfig {
-            resources: Some(resources::linux(container, parts.qos, context.allocatable.memory_bytes)),
+            resources: Some(resources::linux(
+                container,
+                parts.qos,
+                context.allocatable.memory_bytes,
+            )),
             security_context: Some(security),
         }),
-        envs: environment.into_iter().map(|(key, value)| cri::KeyValue { key, value }).collect(),
+        envs: environment
+            .into_iter()
+            .map(|(key, value)| cri::KeyValue { key, value })
+            .collect(),
     })
 }
 
@@ -275,7 +323,10 @@ async fn environment(parts: &Ingredients<'_>) -> Result<Vec<(String, String)>, E
 
 fn annotations(parts: &Ingredients<'_>) -> HashMap<String, String> {
     let container = parts.container;
-    let path = container.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
+    let path = container
+        .termination_message_path
+        .as_deref()
+        .unwrap_or("/dev/termination-log");
     let policy = container.termination_message_policy.as_deref().unwrap_or("File");
     [
         (labels::HASH, spec::hash(container)),
@@ -288,30 +339,52 @@ fn annotations(parts: &Ingredients<'_>) -> HashMap<String, String> {
     .into()
 }
 
-fn mounts(parts: &Ingredients<'_>, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Vec<cri::Mount>, Error> {
+fn mounts(
+    parts: &Ingredients<'_>,
+    lookup: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<cri::Mount>, Error> {
     let mut mounts = Vec::new();
     for (index, mount) in parts.container.volume_mounts.iter().flatten().enumerate() {
-        let volume = parts.volumes.get(&mount.name).filter(|v| !v.block).ok_or_else(|| Error::NoVolume {
-            volume: mount.name.clone(),
-            container: parts.container.name.clone(),
-        })?;
+        let volume = parts
+            .volumes
+            .get(&mount.name)
+            .filter(|v| !v.block)
+            .ok_or_else(|| Error::NoVolume {
+                volume: mount.name.clone(),
+                container: parts.container.name.clone(),
+            })?;
         mounts.push(cri::Mount {
             container_path: absolute(&mount.mount_path),
-            host_path: source(parts, mount, volume, index, lookup)?.to_string_lossy().into(),
+            host_path: source(parts, mount, volume, index, lookup)?
+                .to_string_lossy()
+                .into(),
             readonly: volume.read_only || mount.read_only == Some(true),
             selinux_relabel: false,
-            propagation: match mount.mount_propagation.as_deref() {
-                Some("HostToContainer") => cri::MountPropagation::PropagationHostToContainer,
-                Some("Bidirectional") => cri::MountPropagation::PropagationBidirectional,
-                _ => cri::MountPropagation::PropagationPrivate,
-            } as i32,
+            propagation: propagation(parts.context, mount) as i32,
         });
     }
     Ok(mounts)
 }
 
+/// How later mounts spread. The runtime wants what is to spread to lie on a shared mount.
+fn propagation(context: &Context, mount: &VolumeMount) -> cri::MountPropagation {
+    let wanted = match mount.mount_propagation.as_deref() {
+        Some("HostToContainer") => cri::MountPropagation::PropagationHostToContainer,
+        Some("Bidirectional") => cri::MountPropagation::PropagationBidirectional,
+        _ => return cri::MountPropagation::PropagationPrivate,
+    };
+    if let Err(error) = volumes::mounts::make_shared(&context.paths.root) {
+        tracing::debug!(%error, "mounts of the kubelet's directory are not shared");
+    }
+    wanted
+}
+
 fn absolute(path: &str) -> String {
-    if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
+    if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("/{path}")
+    }
 }
 
 fn source(
@@ -332,7 +405,15 @@ fn source(
     let name = &parts.container.name;
     let paths = &parts.context.paths;
     let uid = &parts.id.uid;
-    Ok(subpath::prepare(paths, uid, &mount.name, &volume.path, &sub_path, name, index)?)
+    Ok(subpath::prepare(
+        paths,
+        uid,
+        &mount.name,
+        &volume.path,
+        &sub_path,
+        name,
+        index,
+    )?)
 }
 
 fn devices(parts: &Ingredients<'_>) -> Vec<cri::Device> {
@@ -352,7 +433,13 @@ fn devices(parts: &Ingredients<'_>) -> Vec<cri::Device> {
 /// `/etc/hosts` and the file for last words, unless the container mounts its own.
 fn own_files(parts: &Ingredients<'_>) -> Result<Vec<cri::Mount>, Error> {
     let container = parts.container;
-    let mounted = |path: &str| container.volume_mounts.iter().flatten().any(|m| m.mount_path == path);
+    let mounted = |path: &str| {
+        container
+            .volume_mounts
+            .iter()
+            .flatten()
+            .any(|m| m.mount_path == path)
+    };
     let mount = |container_path: &str, host_path: &Path| cri::Mount {
         container_path: container_path.into(),
         host_path: host_path.to_string_lossy().into(),
@@ -361,17 +448,31 @@ fn own_files(parts: &Ingredients<'_>) -> Result<Vec<cri::Mount>, Error> {
     let mut mounts = Vec::new();
     if !mounted("/etc/hosts") {
         let path = parts.context.paths.pod(&parts.id.uid).join("etc-hosts");
-        let text = if parts.pod.spec.as_ref().is_some_and(|s| s.host_network == Some(true)) {
-            network::hosts_of_node(parts.pod, &std::fs::read_to_string("/etc/hosts").unwrap_or_default())
+        let text = if parts
+            .pod
+            .spec
+            .as_ref()
+            .is_some_and(|s| s.host_network == Some(true))
+        {
+            network::hosts_of_node(
+                parts.pod,
+                &std::fs::read_to_string("/etc/hosts").unwrap_or_default(),
+            )
         } else {
             network::hosts(parts.pod, parts.ips, &parts.context.config.cluster_domain)
         };
         std::fs::write(&path, text).map_err(volumes::Error::io("write", &path))?;
         mounts.push(mount("/etc/hosts", &path));
     }
-    let message = container.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
+    let message = container
+        .termination_message_path
+        .as_deref()
+        .unwrap_or("/dev/termination-log");
     if !mounted(message) {
-        let path = parts.context.paths.termination_log(&parts.id.uid, &container.name, parts.restart_count);
+        let path = parts
+            .context
+            .paths
+            .termination_log(&parts.id.uid, &container.name, parts.restart_count);
         termination_file(&path).map_err(volumes::Error::io("create", &path))?;
         mounts.push(mount(message, &path));
     }
@@ -396,14 +497,24 @@ fn security(parts: &Ingredients<'_>, spec: &PodSpec) -> Result<cri::LinuxContain
     let image_user = parts.image.uid.as_ref().map(|u| u.value);
     let privileged = own.privileged == Some(true);
     let unmasked = privileged || own.proc_mount.as_deref() == Some("Unmasked");
-    let list = |items: &[&str]| items.iter().filter(|_| !unmasked).map(|i| (*i).to_owned()).collect();
+    let list = |items: &[&str]| {
+        items
+            .iter()
+            .filter(|_| !unmasked)
+            .map(|i| (*i).to_owned())
+            .collect()
+    };
     let named = user.is_none() && image_user.is_none();
     Ok(cri::LinuxContainerSecurityContext {
         capabilities: own.capabilities.as_ref().map(capabilities),
         privileged,
         namespace_options: Some(container_namespaces(parts, spec)),
         run_as_user: number(user.or(image_user)),
-        run_as_username: if named { parts.image.username.clone() } else { String::new() },
+        run_as_username: if named {
+            parts.image.username.clone()
+        } else {
+            String::new()
+        },
         run_as_group: number(own.run_as_group.or(pod.run_as_group)),
         readonly_rootfs: own.read_only_root_filesystem == Some(true),
         supplemental_groups: groups(&pod),
@@ -420,7 +531,11 @@ fn security(parts: &Ingredients<'_>, spec: &PodSpec) -> Result<cri::LinuxContain
 
 fn container_namespaces(parts: &Ingredients<'_>, spec: &PodSpec) -> cri::NamespaceOption {
     let mut options = namespaces(spec);
-    let ephemeral = spec.ephemeral_containers.iter().flatten().find(|c| c.name == parts.container.name);
+    let ephemeral = spec
+        .ephemeral_containers
+        .iter()
+        .flatten()
+        .find(|c| c.name == parts.container.name);
     let target = ephemeral.and_then(|c| c.target_container_name.as_ref());
     if let Some(id) = target.and_then(|t| parts.targets.get(t)) {
         options.pid = cri::NamespaceMode::Target as i32;

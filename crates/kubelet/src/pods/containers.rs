@@ -116,7 +116,9 @@ fn status(view: &View<'_>, spec: &PodSpec, kind: Kind, container: &Container) ->
     status.last_state = match previous {
         Some(previous) => Some(state(view, previous)),
         // The runtime has forgotten it, the API has not.
-        None if newest.restart_count > 0 => reported(view.pod, kind, &container.name).and_then(|s| s.last_state.clone()),
+        None if newest.restart_count > 0 => {
+            reported(view.pod, kind, &container.name).and_then(|s| s.last_state.clone())
+        }
         None => status.last_state,
     };
     // An exited container that is to be started again shows why it waits.
@@ -152,7 +154,9 @@ fn absent(view: &View<'_>, spec: &PodSpec, kind: Kind, container: &Container) ->
         ..ContainerStatus::default()
     };
     let old = reported(view.pod, kind, &container.name);
-    let ended = old.and_then(|s| s.state.as_ref()).and_then(|s| s.terminated.clone());
+    let ended = old
+        .and_then(|s| s.state.as_ref())
+        .and_then(|s| s.terminated.clone());
     let ran = old.is_some_and(|s| s.container_id.as_ref().is_some_and(|id| !id.is_empty()));
     if let Some(old) = old {
         status.restart_count = old.restart_count;

@@ -59,11 +59,26 @@ pub fn references(spec: &PodSpec, namespace: &str) -> HashSet<ObjectKey> {
     let mut keys = HashSet::new();
     for (_, container) in super::spec::containers(spec) {
         for source in container.env_from.iter().flatten() {
-            keys.extend(source.config_map_ref.iter().map(|r| key(Kind::ConfigMap, &r.name)));
+            keys.extend(
+                source
+                    .config_map_ref
+                    .iter()
+                    .map(|r| key(Kind::ConfigMap, &r.name)),
+            );
             keys.extend(source.secret_ref.iter().map(|r| key(Kind::Secret, &r.name)));
         }
-        for source in container.env.iter().flatten().filter_map(|v| v.value_from.as_ref()) {
-            keys.extend(source.config_map_key_ref.iter().map(|r| key(Kind::ConfigMap, &r.name)));
+        for source in container
+            .env
+            .iter()
+            .flatten()
+            .filter_map(|v| v.value_from.as_ref())
+        {
+            keys.extend(
+                source
+                    .config_map_key_ref
+                    .iter()
+                    .map(|r| key(Kind::ConfigMap, &r.name)),
+            );
             keys.extend(source.secret_key_ref.iter().map(|r| key(Kind::Secret, &r.name)));
         }
     }
@@ -71,7 +86,10 @@ pub fn references(spec: &PodSpec, namespace: &str) -> HashSet<ObjectKey> {
 }
 
 /// The environment as name and value, in order.
-pub async fn environment(sources: &Sources<'_>, container: &Container) -> Result<Vec<(String, String)>, Error> {
+pub async fn environment(
+    sources: &Sources<'_>,
+    container: &Container,
+) -> Result<Vec<(String, String)>, Error> {
     let namespace = sources.pod.metadata.namespace.clone().unwrap_or_default();
     let mut result: Vec<(String, String)> = Vec::new();
     let mut known: HashMap<String, String> = HashMap::new();
@@ -93,7 +111,12 @@ pub async fn environment(sources: &Sources<'_>, container: &Container) -> Result
             Err(error) => return Err(error.into()),
         };
         for (name, value) in data {
-            set(&mut result, &mut known, format!("{prefix}{name}"), String::from_utf8_lossy(&value).into());
+            set(
+                &mut result,
+                &mut known,
+                format!("{prefix}{name}"),
+                String::from_utf8_lossy(&value).into(),
+            );
         }
     }
     let links = container_services(sources);
@@ -139,7 +162,9 @@ async fn resolve(
     }
     if let Some(selector) = &source.resource_field_ref {
         let value = fields::resource(sources.pod, selector, Some(container), &sources.allocatable);
-        return value.map(Some).ok_or_else(|| Error::Field(selector.resource.clone()));
+        return value
+            .map(Some)
+            .ok_or_else(|| Error::Field(selector.resource.clone()));
     }
     let (kind, shown, name, key, optional) = match (&source.config_map_key_ref, &source.secret_key_ref) {
         (Some(r), _) => (Kind::ConfigMap, "ConfigMap", &r.name, &r.key, r.optional),
@@ -177,14 +202,20 @@ fn container_services(sources: &Sources<'_>) -> BTreeMap<String, String> {
 }
 
 /// Variables for the Services of `namespace` (if `links`) and for the API's Service `default/kubernetes`.
-pub fn service_variables(services: &[Arc<Service>], namespace: &str, links: bool) -> BTreeMap<String, String> {
+pub fn service_variables(
+    services: &[Arc<Service>],
+    namespace: &str,
+    links: bool,
+) -> BTreeMap<String, String> {
     let mut variables = BTreeMap::new();
     let is_api = |s: &Service| {
         s.metadata.namespace.as_deref() == Some("default") && s.metadata.name.as_deref() == Some("kubernetes")
     };
     // The API's Service first, so that one of the same name in the namespace wins.
     let (api, own): (Vec<_>, Vec<_>) = services.iter().partition(|s| is_api(s));
-    let own = own.into_iter().filter(|s| links && s.metadata.namespace.as_deref() == Some(namespace));
+    let own = own
+        .into_iter()
+        .filter(|s| links && s.metadata.namespace.as_deref() == Some(namespace));
     for service in api.into_iter().chain(own) {
         describe(service, &mut variables);
     }
@@ -195,18 +226,27 @@ fn describe(service: &Service, variables: &mut BTreeMap<String, String>) {
     let Some(spec) = &service.spec else { return };
     let ip = spec.cluster_ip.as_deref().unwrap_or_default();
     let ports = spec.ports.as_deref().unwrap_or_default();
-    let (Some(name), Some(first)) = (&service.metadata.name, ports.first()) else { return };
+    let (Some(name), Some(first)) = (&service.metadata.name, ports.first()) else {
+        return;
+    };
     if ip.is_empty() || ip == "None" {
         return;
     }
-    let shown_ip = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+    let shown_ip = if ip.contains(':') {
+        format!("[{ip}]")
+    } else {
+        ip.to_owned()
+    };
     let prefix = name.to_uppercase().replace(['-', '.'], "_");
     variables.insert(format!("{prefix}_SERVICE_HOST"), ip.into());
     variables.insert(format!("{prefix}_SERVICE_PORT"), first.port.to_string());
     for port in ports {
         if let Some(port_name) = port.name.as_deref().filter(|n| !n.is_empty()) {
             let port_name = port_name.to_uppercase().replace('-', "_");
-            variables.insert(format!("{prefix}_SERVICE_PORT_{port_name}"), port.port.to_string());
+            variables.insert(
+                format!("{prefix}_SERVICE_PORT_{port_name}"),
+                port.port.to_string(),
+            );
         }
     }
     for (index, port) in ports.iter().enumerate() {

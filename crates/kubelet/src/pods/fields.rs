@@ -39,7 +39,9 @@ pub fn field(pod: &Pod, path: &str, pod_ips: &[String], host_ips: &[String]) -> 
         "metadata.labels" => lines(metadata.labels.as_ref()),
         "metadata.annotations" => lines(metadata.annotations.as_ref()),
         "spec.nodeName" => spec.and_then(|s| s.node_name.clone()).unwrap_or_default(),
-        "spec.serviceAccountName" => spec.and_then(|s| s.service_account_name.clone()).unwrap_or_default(),
+        "spec.serviceAccountName" => spec
+            .and_then(|s| s.service_account_name.clone())
+            .unwrap_or_default(),
         "status.hostIP" => first(host_ips),
         "status.hostIPs" => host_ips.join(","),
         "status.podIP" => first(pod_ips),
@@ -52,7 +54,10 @@ pub fn field(pod: &Pod, path: &str, pod_ips: &[String], host_ips: &[String]) -> 
 fn subscript(path: &str) -> Option<(&str, &str)> {
     let (map, rest) = path.split_once('[')?;
     let key = rest.strip_suffix(']')?;
-    let key = key.strip_prefix('\'').and_then(|k| k.strip_suffix('\'')).unwrap_or(key);
+    let key = key
+        .strip_prefix('\'')
+        .and_then(|k| k.strip_suffix('\''))
+        .unwrap_or(key);
     Some((map, key))
 }
 
@@ -74,29 +79,45 @@ pub fn resource(
     default_container: Option<&str>,
     allocatable: &Allocatable,
 ) -> Option<String> {
-    let name = selector.container_name.as_deref().filter(|n| !n.is_empty()).or(default_container)?;
+    let name = selector
+        .container_name
+        .as_deref()
+        .filter(|n| !n.is_empty())
+        .or(default_container)?;
     let spec = pod.spec.as_ref()?;
     let containers = spec::containers(spec);
     let container = containers.iter().find(|(_, c)| c.name == name).map(|(_, c)| c)?;
     let usage = resources::of_container(container);
     let one = Quantity("1".into());
-    let divisor = selector.divisor.as_ref().filter(|d| quantity::milli(d) != Some(0)).unwrap_or(&one);
+    let divisor = selector
+        .divisor
+        .as_ref()
+        .filter(|d| quantity::milli(d) != Some(0))
+        .unwrap_or(&one);
     let storage = |map: Option<&BTreeMap<String, Quantity>>| {
-        map.and_then(|m| m.get("ephemeral-storage")).and_then(quantity::value)
+        map.and_then(|m| m.get("ephemeral-storage"))
+            .and_then(quantity::value)
     };
     let own = container.resources.as_ref();
     let (amount, divisor) = match selector.resource.as_str() {
-        "limits.cpu" => (usage.cpu_limit.unwrap_or(allocatable.cpu_millis), quantity::milli(divisor)?),
+        "limits.cpu" => (
+            usage.cpu_limit.unwrap_or(allocatable.cpu_millis),
+            quantity::milli(divisor)?,
+        ),
         "requests.cpu" => (usage.cpu_request, quantity::milli(divisor)?),
-        "limits.memory" => (usage.memory_limit.unwrap_or(allocatable.memory_bytes), quantity::value(divisor)?),
+        "limits.memory" => (
+            usage.memory_limit.unwrap_or(allocatable.memory_bytes),
+            quantity::value(divisor)?,
+        ),
         "requests.memory" => (usage.memory_request, quantity::value(divisor)?),
         "limits.ephemeral-storage" => (
             storage(own.and_then(|r| r.limits.as_ref())).unwrap_or(allocatable.storage_bytes),
             quantity::value(divisor)?,
         ),
-        "requests.ephemeral-storage" => {
-            (storage(own.and_then(|r| r.requests.as_ref())).unwrap_or(0), quantity::value(divisor)?)
-        }
+        "requests.ephemeral-storage" => (
+            storage(own.and_then(|r| r.requests.as_ref())).unwrap_or(0),
+            quantity::value(divisor)?,
+        ),
         _ => return None,
     };
     // Rounded up, as upstream.
@@ -121,7 +142,14 @@ mod tests {
     #[test]
     fn fields_of_a_pod() {
         let pod = pod();
-        let get = |path| field(&pod, path, &["10.0.0.2".into(), "fd::2".into()], &["10.1.0.1".into()]);
+        let get = |path| {
+            field(
+                &pod,
+                path,
+                &["10.0.0.2".into(), "fd::2".into()],
+                &["10.1.0.1".into()],
+            )
+        };
         assert_eq!(get("metadata.labels['app']").as_deref(), Some("a\"b"));
         assert_eq!(get("metadata.labels").as_deref(), Some("app=\"a\\\"b\"\nb=\"2\""));
         assert_eq!(get("status.podIPs").as_deref(), Some("10.0.0.2,fd::2"));

@@ -18,10 +18,17 @@ pub async fn run(
 ) -> Result<(), String> {
     if let Some(exec) = &hook.exec {
         let command = exec.command.as_deref().unwrap_or_default();
-        let answer = context.runtime.exec_sync(container_id, command, LIMIT).await.map_err(|e| e.to_string())?;
+        let answer = context
+            .runtime
+            .exec_sync(container_id, command, LIMIT)
+            .await
+            .map_err(|e| e.to_string())?;
         if answer.exit_code != 0 {
             let output = String::from_utf8_lossy(&[answer.stdout, answer.stderr].concat()).into_owned();
-            return Err(format!("command {command:?} exited with {}: {output}", answer.exit_code));
+            return Err(format!(
+                "command {command:?} exited with {}: {output}",
+                answer.exit_code
+            ));
         }
         return Ok(());
     }

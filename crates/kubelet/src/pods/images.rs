@@ -9,6 +9,9 @@ use protos::cri::Image;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
+/// While a pull is not due yet, it is looked so often whether the image was loaded from a file.
+const LOOK: Duration = Duration::from_secs(3);
+
 /// A container whose image is not there yet: why it waits, and when to try again.
 #[derive(Debug)]
 pub struct Missing {
@@ -69,14 +72,17 @@ pub async fn ensure(
     let policy = policy(container, &name);
     match present {
         Some(image) if policy != "Always" || image.repo_digests.is_empty() => {
-            let shown = format!("Container image {name:?} already present on machine and can be accessed by the pod");
+            let shown =
+                format!("Container image {name:?} already present on machine and can be accessed by the pod");
             event("Normal", "Pulled", shown);
             lock(&pulls.backoff).reset(&name);
             return Ok(image);
         }
         None if policy == "Never" => {
             let hint = &context.config.image_hint;
-            let message = format!("Container image {name:?} is not present with pull policy of Never (load it: {hint})");
+            let message = format!(
+                "Container image {name:?} is not present with pull policy of Never (load it: {hint})"
+            );
             event("Warning", "ErrImageNeverPull", message.clone());
             return Err(missing("ErrImageNeverPull", message, soon));
         }
@@ -87,9 +93,11 @@ pub async fn ensure(
     if let Some((since, why)) = failed
         && let Some((_, left)) = lock(&pulls.backoff).waiting(&name, since, now)
     {
-        event("Normal", "BackOff", format!("Back-off pulling image {name:?}"));
+        if left > LOOK {
+            event("Normal", "BackOff", format!("Back-off pulling image {name:?}"));
+        }
         let message = format!("Back-off pulling image {name:?}: ErrImagePull: {why}");
-        return Err(missing("ImagePullBackOff", message, left));
+        return Err(missing("ImagePullBackOff", message, left.min(LOOK)));
     }
     pull(context, pulls, pod, &name).await
 }
@@ -109,7 +117,10 @@ async fn pull(context: &Context, pulls: &Pulls, pod: &ObjectReference, name: &st
             event(
                 "Normal",
                 "Pulled",
-                format!("Successfully pulled image {name:?} in {took}ms. Image size: {} bytes.", image.size),
+                format!(
+                    "Successfully pulled image {name:?} in {took}ms. Image size: {} bytes.",
+                    image.size
+                ),
             );
             return Ok(image);
         }
@@ -117,11 +128,16 @@ async fn pull(context: &Context, pulls: &Pulls, pod: &ObjectReference, name: &st
         Err(why) => why,
     };
     let hint = &context.config.image_hint;
-    let why = format!("image {name:?} is not on this node and could not be pulled; load it with: {hint} ({why})");
+    let why =
+        format!("image {name:?} is not on this node and could not be pulled; load it with: {hint} ({why})");
     let now = SystemTime::now();
     lock(&pulls.backoff).advance(name.to_owned(), now, now);
     lock(&pulls.failed).insert(name.to_owned(), (now, why.clone()));
-    event("Warning", "Failed", format!("Failed to pull image {name:?}: {why}"));
+    event(
+        "Warning",
+        "Failed",
+        format!("Failed to pull image {name:?}: {why}"),
+    );
     event("Warning", "Failed", "Error: ErrImagePull".into());
     // Shown as an error once; the attempt after it finds the back-off and says so.
     Err(missing("ErrImagePull", why, Duration::from_secs(1)))

@@ -30,7 +30,9 @@ impl Killer<'_> {
     pub async fn container(&self, record: &ContainerRecord, grace: i64, why: &str) -> Result<(), Error> {
         let found = self.pod.and_then(|pod| {
             let spec = spec::spec(pod);
-            let found = spec::containers(&spec).into_iter().find(|(_, c)| c.name == record.name);
+            let found = spec::containers(&spec)
+                .into_iter()
+                .find(|(_, c)| c.name == record.name);
             found.map(|(kind, c)| (pod, kind, c.into_owned()))
         });
         let mut grace = grace.max(0);
@@ -41,7 +43,9 @@ impl Killer<'_> {
             } else {
                 why.to_owned()
             };
-            self.context.recorder.event(&reference, "Normal", "Killing", message);
+            self.context
+                .recorder
+                .event(&reference, "Normal", "Killing", message);
             if grace > 0 {
                 grace = self.pre_stop(container, record, grace, &reference).await;
             }
@@ -67,9 +71,14 @@ impl Killer<'_> {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 let message = format!("PreStopHook failed: {error}");
-                self.context.recorder.event(reference, "Warning", "FailedPreStopHook", message);
+                self.context
+                    .recorder
+                    .event(reference, "Warning", "FailedPreStopHook", message);
             }
-            Err(_) => tracing::debug!(container = container.name, "preStop hook took the whole grace period"),
+            Err(_) => tracing::debug!(
+                container = container.name,
+                "preStop hook took the whole grace period"
+            ),
         }
         let used = i64::try_from(start.elapsed().as_secs()).unwrap_or(grace);
         (grace - used).max(MIN_GRACE_SECS)
@@ -83,7 +92,12 @@ impl Killer<'_> {
             .pod
             .and_then(|p| p.spec.as_ref())
             .and_then(|s| s.init_containers.as_ref())
-            .map(|list| list.iter().filter(|c| spec::is_sidecar(c)).map(|c| c.name.clone()).collect())
+            .map(|list| {
+                list.iter()
+                    .filter(|c| spec::is_sidecar(c))
+                    .map(|c| c.name.clone())
+                    .collect()
+            })
             .unwrap_or_default();
         let is_sidecar = |record: &Arc<ContainerRecord>| sidecars.contains(&record.name);
         let mut alive: Vec<Arc<ContainerRecord>> = observed.alive().cloned().collect();
@@ -94,7 +108,8 @@ impl Killer<'_> {
         }
         side.sort_by_key(|r| std::cmp::Reverse(sidecars.iter().position(|n| *n == r.name)));
         for record in &side {
-            self.container(record, left().max(MIN_GRACE_SECS.min(grace)), "").await?;
+            self.container(record, left().max(MIN_GRACE_SECS.min(grace)), "")
+                .await?;
         }
         for sandbox in &observed.sandboxes {
             self.context.runtime.stop_sandbox(&sandbox.id).await?;

@@ -26,8 +26,12 @@ pub fn last_words(paths: &Paths, id: &PodId, record: &ContainerRecord) -> String
         .filter_map(|line| line.splitn(4, ' ').nth(3))
         .collect();
     let text = lines[lines.len().saturating_sub(MAX_LOG_LINES)..].join("\n");
-    let cut = text.len().saturating_sub(usize::try_from(MAX_LOG_BYTES).unwrap_or(usize::MAX));
-    let cut = (cut..=text.len()).find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    let cut = text
+        .len()
+        .saturating_sub(usize::try_from(MAX_LOG_BYTES).unwrap_or(usize::MAX));
+    let cut = (cut..=text.len())
+        .find(|i| text.is_char_boundary(*i))
+        .unwrap_or(0);
     text[cut..].to_owned()
 }
 
@@ -60,7 +64,11 @@ mod tests {
             uid: "u".into(),
         };
         let log = dir.path().join("0.log");
-        std::fs::write(&log, "2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:01Z stderr F two\n").expect("written");
+        std::fs::write(
+            &log,
+            "2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:01Z stderr F two\n",
+        )
+        .expect("written");
         let mut record = ContainerRecord {
             name: "c".into(),
             exit_code: 1,

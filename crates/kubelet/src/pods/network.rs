@@ -54,7 +54,13 @@ pub fn parse_resolv_conf(text: &str) -> DnsConfig {
 }
 
 /// The resolver configuration of a pod; `host` is the node's own.
-pub fn dns(spec: &PodSpec, namespace: &str, cluster_dns: &str, cluster_domain: &str, host: DnsConfig) -> DnsConfig {
+pub fn dns(
+    spec: &PodSpec,
+    namespace: &str,
+    cluster_dns: &str,
+    cluster_domain: &str,
+    host: DnsConfig,
+) -> DnsConfig {
     let host_network = spec.host_network == Some(true);
     let policy = match spec.dns_policy.as_deref().unwrap_or("ClusterFirst") {
         "ClusterFirst" if host_network => "Default",
@@ -65,11 +71,14 @@ pub fn dns(spec: &PodSpec, namespace: &str, cluster_dns: &str, cluster_domain: &
         "Default" => host,
         _ => DnsConfig {
             servers: vec![cluster_dns.into()],
-            searches: [format!("{namespace}.svc.{cluster_domain}"), format!("svc.{cluster_domain}")]
-                .into_iter()
-                .chain([cluster_domain.to_owned()])
-                .chain(host.searches)
-                .collect(),
+            searches: [
+                format!("{namespace}.svc.{cluster_domain}"),
+                format!("svc.{cluster_domain}"),
+            ]
+            .into_iter()
+            .chain([cluster_domain.to_owned()])
+            .chain(host.searches)
+            .collect(),
             options: vec!["ndots:5".into()],
         },
     };
@@ -121,11 +130,18 @@ pub fn hosts(pod: &Pod, ips: &[String], cluster_domain: &str) -> String {
 
 /// `/etc/hosts` of a pod in the node's network: the node's file and the pod's aliases.
 pub fn hosts_of_node(pod: &Pod, node_hosts: &str) -> String {
-    format!("# Kubernetes-managed hosts file (host network).\n{node_hosts}{}", aliases(pod))
+    format!(
+        "# Kubernetes-managed hosts file (host network).\n{node_hosts}{}",
+        aliases(pod)
+    )
 }
 
 fn aliases(pod: &Pod) -> String {
-    let list = pod.spec.as_ref().and_then(|s| s.host_aliases.as_deref()).unwrap_or_default();
+    let list = pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.host_aliases.as_deref())
+        .unwrap_or_default();
     if list.is_empty() {
         return String::new();
     }
@@ -143,26 +159,47 @@ mod tests {
     use serde_json::json;
 
     fn pod(spec: serde_json::Value) -> Pod {
-        serde_json::from_value(json!({"metadata": {"name": "p-0", "namespace": "n"}, "spec": spec})).expect("a pod")
+        serde_json::from_value(json!({"metadata": {"name": "p-0", "namespace": "n"}, "spec": spec}))
+            .expect("a pod")
     }
 
     fn dns_of(spec: serde_json::Value) -> DnsConfig {
         let host = parse_resolv_conf("# x\nnameserver 1.1.1.1\nsearch corp\noptions rotate\n");
         let pod = pod(spec);
-        dns(&pod.spec.expect("a spec"), "n", "10.96.0.10", "cluster.local", host)
+        dns(
+            &pod.spec.expect("a spec"),
+            "n",
+            "10.96.0.10",
+            "cluster.local",
+            host,
+        )
     }
 
     #[test]
     fn dns_policies() {
         let first = dns_of(json!({"containers": []}));
         assert_eq!(first.servers, ["10.96.0.10"]);
-        assert_eq!(first.searches, ["n.svc.cluster.local", "svc.cluster.local", "cluster.local", "corp"]);
+        assert_eq!(
+            first.searches,
+            [
+                "n.svc.cluster.local",
+                "svc.cluster.local",
+                "cluster.local",
+                "corp"
+            ]
+        );
         assert_eq!(first.options, ["ndots:5"]);
         let host = dns_of(json!({"containers": [], "hostNetwork": true}));
-        assert_eq!((host.servers, host.options), (vec!["1.1.1.1".to_owned()], vec!["rotate".to_owned()]));
+        assert_eq!(
+            (host.servers, host.options),
+            (vec!["1.1.1.1".to_owned()], vec!["rotate".to_owned()])
+        );
         let own = dns_of(json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {
             "nameservers": ["9.9.9.9"], "options": [{"name": "ndots", "value": "1"}]}}));
-        assert_eq!((own.servers, own.options), (vec!["9.9.9.9".to_owned()], vec!["ndots:1".to_owned()]));
+        assert_eq!(
+            (own.servers, own.options),
+            (vec!["9.9.9.9".to_owned()], vec!["ndots:1".to_owned()])
+        );
     }
 
     #[test]
@@ -170,7 +207,10 @@ mod tests {
         let pod = pod(json!({"containers": [], "hostname": "p-0", "subdomain": "s",
             "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["a", "b"]}]}));
         let text = hosts(&pod, &["10.0.0.2".into()], "cluster.local");
-        assert!(text.contains("10.0.0.2\tp-0.s.n.svc.cluster.local\tp-0\n"), "{text}");
+        assert!(
+            text.contains("10.0.0.2\tp-0.s.n.svc.cluster.local\tp-0\n"),
+            "{text}"
+        );
         assert!(text.ends_with("1.2.3.4\ta\tb\n"), "{text}");
         assert_eq!(kernel_hostname(&pod, "cluster.local"), "p-0");
     }

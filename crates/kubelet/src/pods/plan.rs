@@ -163,7 +163,9 @@ fn init_containers(
                 }
             }
             Some((record, State::Exited)) if !sidecar && record.exit_code == 0 => {}
-            Some((record, State::Exited)) if !spec::restarts(spec, Kind::Init, container, record.exit_code) => {
+            Some((record, State::Exited))
+                if !spec::restarts(spec, Kind::Init, container, record.exit_code) =>
+            {
                 return Init::Failed;
             }
             other => {

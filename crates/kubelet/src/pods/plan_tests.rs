@@ -144,7 +144,10 @@ fn probes_restart_only_what_may_restart() {
     };
     let always = plan(&pod("Always", &[], &["a"]), &observed, &dead);
     assert_eq!((always.stop.len(), always.start.len()), (1, 1));
-    assert_eq!(always.stop[0].message, "Container a failed liveness probe, will be restarted");
+    assert_eq!(
+        always.stop[0].message,
+        "Container a failed liveness probe, will be restarted"
+    );
     let never = plan(&pod("Never", &[], &["a"]), &observed, &dead);
     assert_eq!((never.stop.len(), never.start.len()), (1, 0));
 }

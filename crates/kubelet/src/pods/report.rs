@@ -132,12 +132,18 @@ impl Writer {
             let patch = patch(&known, status);
             if let Some(patch) = patch {
                 let params = PatchParams::default();
-                match self.api.patch_status(&self.id.name, &params, &Patch::Merge(patch)).await {
+                match self
+                    .api
+                    .patch_status(&self.id.name, &params, &Patch::Merge(patch))
+                    .await
+                {
                     Ok(pod) => *fresh = Some(pod),
                     Err(kube::Error::Api(error)) if error.code == 404 => return Ok(Outcome::Written),
                     Err(kube::Error::Api(error)) if error.code == 409 => {
                         match self.api.get_opt(&self.id.name).await? {
-                            Some(pod) if pod.metadata.uid.as_deref() == Some(&self.id.uid) => *fresh = Some(pod),
+                            Some(pod) if pod.metadata.uid.as_deref() == Some(&self.id.uid) => {
+                                *fresh = Some(pod)
+                            }
                             _ => return Ok(Outcome::Written),
                         }
                         return Ok(Outcome::Again);
@@ -183,14 +189,19 @@ impl Writer {
 fn patch(known: &Pod, status: &PodStatus) -> Option<Value> {
     let old = known.status.clone().unwrap_or_default();
     let mut new = status.clone();
-    let others = old.conditions.iter().flatten().filter(|c| !OWN.contains(&c.type_.as_str()));
+    let others = old
+        .conditions
+        .iter()
+        .flatten()
+        .filter(|c| !OWN.contains(&c.type_.as_str()));
     let mut conditions = new.conditions.take().unwrap_or_default();
     conditions.retain(|c| OWN.contains(&c.type_.as_str()));
     conditions.extend(others.cloned());
     new.conditions = Some(conditions);
     new.nominated_node_name.clone_from(&old.nominated_node_name);
     new.resize.clone_from(&old.resize);
-    new.resource_claim_statuses.clone_from(&old.resource_claim_statuses);
+    new.resource_claim_statuses
+        .clone_from(&old.resource_claim_statuses);
     let (old, new) = (serde_json::to_value(old).ok()?, serde_json::to_value(new).ok()?);
     let difference = difference(&old, &new)?;
     Some(json!({
@@ -248,7 +259,10 @@ mod tests {
     }
 
     fn values() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![any::<bool>().prop_map(Value::from), (0u8..4).prop_map(Value::from)];
+        let leaf = prop_oneof![
+            any::<bool>().prop_map(Value::from),
+            (0u8..4).prop_map(Value::from)
+        ];
         leaf.prop_recursive(3, 16, 4, |inner| {
             proptest::collection::btree_map("[a-c]", inner, 0..4)
                 .prop_map(|map| Value::Object(map.into_iter().collect()))

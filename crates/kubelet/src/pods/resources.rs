@@ -111,7 +111,11 @@ pub fn linux(container: &Container, qos: Qos, memory_capacity: i64) -> LinuxCont
     let usage = of_container(container);
     LinuxContainerResources {
         cpu_shares: usage.shares(),
-        cpu_period: if usage.cpu_limit.is_some() { CPU_PERIOD_US } else { 0 },
+        cpu_period: if usage.cpu_limit.is_some() {
+            CPU_PERIOD_US
+        } else {
+            0
+        },
         cpu_quota: usage.quota_us().unwrap_or(0),
         memory_limit_in_bytes: usage.memory_limit.unwrap_or(0),
         oom_score_adj: oom_score_adj(qos, &usage, memory_capacity),
@@ -133,7 +137,10 @@ mod tests {
         }))
         .expect("a spec");
         let usage = of_pod(&spec);
-        assert_eq!((usage.cpu_limit, usage.memory_limit), (Some(3000), Some(128 << 20)));
+        assert_eq!(
+            (usage.cpu_limit, usage.memory_limit),
+            (Some(3000), Some(128 << 20))
+        );
         assert_eq!((usage.shares(), usage.quota_us()), (3072, Some(300_000)));
         let mut open = spec;
         open.containers[0].resources = None;

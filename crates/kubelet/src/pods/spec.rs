@@ -157,10 +157,15 @@ impl Qos {
 pub fn qos(spec: &PodSpec) -> Qos {
     let mut guaranteed = true;
     let mut any = false;
-    for (_, container) in containers(spec).iter().filter(|(kind, _)| *kind != Kind::Ephemeral) {
+    for (_, container) in containers(spec)
+        .iter()
+        .filter(|(kind, _)| *kind != Kind::Ephemeral)
+    {
         for resource in ["cpu", "memory"] {
             let of = |map: Option<&std::collections::BTreeMap<_, _>>| {
-                map.and_then(|m| m.get(resource)).and_then(quantity::milli).filter(|v| *v != 0)
+                map.and_then(|m| m.get(resource))
+                    .and_then(quantity::milli)
+                    .filter(|v| *v != 0)
             };
             let resources = container.resources.as_ref();
             let limit = of(resources.and_then(|r| r.limits.as_ref()));
@@ -214,7 +219,10 @@ mod tests {
         let mixed = of(json!({"containers": [{"name": "a", "resources": limits}, {"name": "b"}]}));
         assert_eq!(qos(&mixed), Qos::Burstable);
         let request = json!({"requests": {"cpu": "100m"}});
-        assert_eq!(qos(&of(json!({"containers": [{"name": "a", "resources": request}]}))), Qos::Burstable);
+        assert_eq!(
+            qos(&of(json!({"containers": [{"name": "a", "resources": request}]}))),
+            Qos::Burstable
+        );
     }
 
     #[test]
@@ -224,9 +232,14 @@ mod tests {
         assert!(!restarts(&spec, Kind::App, &spec.containers[0], 0));
         let always = of(json!({"containers": [{"name": "a"}]}));
         assert!(restarts(&always, Kind::App, &always.containers[0], 0));
-        assert!(!restarts(&always, Kind::Init, &always.containers[0], 0), "init containers end");
-        let rules = of(json!({"restartPolicy": "Never", "containers": [{"name": "a", "restartPolicy": "Never",
-            "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}]}));
+        assert!(
+            !restarts(&always, Kind::Init, &always.containers[0], 0),
+            "init containers end"
+        );
+        let rules = of(
+            json!({"restartPolicy": "Never", "containers": [{"name": "a", "restartPolicy": "Never",
+            "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}]}),
+        );
         assert!(restarts(&rules, Kind::App, &rules.containers[0], 42));
         assert!(!restarts(&rules, Kind::App, &rules.containers[0], 1));
     }

@@ -106,7 +106,9 @@ impl Starter<'_> {
         reference: &ObjectReference,
         backoff: &mut Backoff<String>,
     ) -> Result<(), Failed> {
-        let Some(last) = last.filter(|r| r.state == State::Exited) else { return Ok(()) };
+        let Some(last) = last.filter(|r| r.state == State::Exited) else {
+            return Ok(());
+        };
         let key = format!("{}/{}", container.name, spec::hash(container));
         let now = SystemTime::now();
         let since = last.finished();
@@ -115,11 +117,18 @@ impl Starter<'_> {
             let shown = format!("Back-off restarting failed container {name} in pod {}", self.id);
             self.event(reference, "Warning", "BackOff", shown);
             let seconds = delay.as_secs();
-            let shown = if seconds >= 60 { format!("{}m{}s", seconds / 60, seconds % 60) } else { format!("{seconds}s") };
+            let shown = if seconds >= 60 {
+                format!("{}m{}s", seconds / 60, seconds % 60)
+            } else {
+                format!("{seconds}s")
+            };
             return Err(Failed {
                 waiting: Waiting {
                     reason: "CrashLoopBackOff".into(),
-                    message: format!("back-off {shown} restarting failed container={name} pod={}", self.id),
+                    message: format!(
+                        "back-off {shown} restarting failed container={name} pod={}",
+                        self.id
+                    ),
                 },
                 retry: left,
             });
@@ -190,13 +199,25 @@ impl Starter<'_> {
         }
     }
 
-    async fn post_start(&self, container: &Container, id: &str, reference: &ObjectReference) -> Result<(), Failed> {
+    async fn post_start(
+        &self,
+        container: &Container,
+        id: &str,
+        reference: &ObjectReference,
+    ) -> Result<(), Failed> {
         let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else {
             return Ok(());
         };
         let ip = self.ips.first().cloned().unwrap_or_default();
-        let Err(error) = hooks::run(self.context, container, id, &ip, hook).await else { return Ok(()) };
-        self.event(reference, "Warning", "FailedPostStartHook", format!("PostStartHook failed: {error}"));
+        let Err(error) = hooks::run(self.context, container, id, &ip, hook).await else {
+            return Ok(());
+        };
+        self.event(
+            reference,
+            "Warning",
+            "FailedPostStartHook",
+            format!("PostStartHook failed: {error}"),
+        );
         let killer = Killer {
             context: self.context,
             pod: Some(self.pod),

@@ -2,9 +2,7 @@
 
 use super::containers::{self, View};
 use super::spec::{self, Kind, RestartPolicy};
-use k8s_openapi::api::core::v1::{
-    ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
-};
+use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// A decision that overrides what the containers say: the deadline passed, for example.
@@ -52,9 +50,19 @@ pub fn status(input: &Input<'_>) -> PodStatus {
         phase: Some(phase.into()),
         observed_generation: input.pod.metadata.generation,
         start_time: old.start_time.clone().or_else(|| Some(input.now.clone())),
-        qos_class: Some(old.qos_class.clone().unwrap_or_else(|| spec::qos(&spec).name().into())),
+        qos_class: Some(
+            old.qos_class
+                .clone()
+                .unwrap_or_else(|| spec::qos(&spec).name().into()),
+        ),
         host_ip: input.host_ips.first().cloned(),
-        host_ips: Some(input.host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect()),
+        host_ips: Some(
+            input
+                .host_ips
+                .iter()
+                .map(|ip| HostIP { ip: ip.clone() })
+                .collect(),
+        ),
         reason: input.verdict.map(|v| v.reason.clone()).or(old.reason.clone()),
         message: input.verdict.map(|v| v.message.clone()).or(old.message.clone()),
         nominated_node_name: old.nominated_node_name.clone(),
@@ -148,7 +156,12 @@ fn pending_init(spec: &PodSpec, statuses: &[ContainerStatus]) -> (usize, usize) 
 }
 
 /// Where the pod stands in its life.
-pub fn phase(spec: &PodSpec, init: &[ContainerStatus], app: &[ContainerStatus], terminal: bool) -> &'static str {
+pub fn phase(
+    spec: &PodSpec,
+    init: &[ContainerStatus],
+    app: &[ContainerStatus],
+    terminal: bool,
+) -> &'static str {
     let (pending, failed) = pending_init(spec, init);
     let count = count(app, spec.containers.len());
     let policy = spec::restart_policy(spec);
@@ -156,7 +169,7 @@ pub fn phase(spec: &PodSpec, init: &[ContainerStatus], app: &[ContainerStatus], 
         return "Failed";
     }
     let started = count.running + count.stopped > 0;
-    if !terminal && ((pending > 0 && !started) || (failed > 0 && !started) || count.waiting > 0) {
+    if !terminal && (!started && (pending > 0 || failed > 0) || count.waiting > 0) {
         return "Pending";
     }
     if count.running > 0 && count.unknown == 0 {
@@ -208,7 +221,12 @@ fn conditions(
     ]
 }
 
-fn initialized(spec: &PodSpec, phase: &str, init: &[ContainerStatus], app: &[ContainerStatus]) -> PodCondition {
+fn initialized(
+    spec: &PodSpec,
+    phase: &str,
+    init: &[ContainerStatus],
+    app: &[ContainerStatus],
+) -> PodCondition {
     if phase == "Succeeded" {
         return condition("Initialized", true, Some("PodCompleted"), None);
     }
@@ -235,17 +253,31 @@ fn initialized(spec: &PodSpec, phase: &str, init: &[ContainerStatus], app: &[Con
         return condition("Initialized", true, None, None);
     }
     let message = format!("containers with incomplete status: [{}]", incomplete.join(" "));
-    condition("Initialized", false, Some("ContainersNotInitialized"), Some(message))
+    condition(
+        "Initialized",
+        false,
+        Some("ContainersNotInitialized"),
+        Some(message),
+    )
 }
 
-fn containers_ready(spec: &PodSpec, phase: &str, init: &[ContainerStatus], app: &[ContainerStatus]) -> PodCondition {
+fn containers_ready(
+    spec: &PodSpec,
+    phase: &str,
+    init: &[ContainerStatus],
+    app: &[ContainerStatus],
+) -> PodCondition {
     let name = "ContainersReady";
     match phase {
         "Succeeded" => return condition(name, false, Some("PodCompleted"), None),
         "Failed" => return condition(name, false, Some("PodFailed"), None),
         _ => {}
     }
-    let sidecars = spec.init_containers.iter().flatten().filter(|c| spec::is_sidecar(c));
+    let sidecars = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|c| spec::is_sidecar(c));
     let wanted: Vec<(&str, Option<&ContainerStatus>)> = sidecars
         .map(|c| (c.name.as_str(), init.iter().find(|s| s.name == c.name)))
         .chain(
@@ -296,7 +328,12 @@ fn ready(input: &Input<'_>, spec: &PodSpec, containers_ready: &PodCondition) -> 
     if unmet.is_empty() {
         return condition("Ready", true, None, None);
     }
-    condition("Ready", false, Some("ReadinessGatesNotReady"), Some(unmet.join(", ")))
+    condition(
+        "Ready",
+        false,
+        Some("ReadinessGatesNotReady"),
+        Some(unmet.join(", ")),
+    )
 }
 
 /// Ours, with the time of the last change kept where nothing changed, and the others' untouched.

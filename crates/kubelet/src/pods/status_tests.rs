@@ -13,7 +13,12 @@ struct Setup {
 }
 
 fn setup(policy: &str, init: &[&str], app: &[&str]) -> Setup {
-    let list = |names: &[&str]| names.iter().map(|n| json!({"name": n, "image": "i"})).collect::<Vec<_>>();
+    let list = |names: &[&str]| {
+        names
+            .iter()
+            .map(|n| json!({"name": n, "image": "i"}))
+            .collect::<Vec<_>>()
+    };
     let pod = serde_json::from_value(json!({
         "metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 3},
         "spec": {"restartPolicy": policy, "initContainers": list(init), "containers": list(app)},
@@ -48,7 +53,11 @@ impl Setup {
                 exit_code,
                 restart_count,
                 started_at: 1_700_000_000_000_000_000,
-                finished_at: if state == State::Exited { 1_700_000_001_000_000_000 } else { 0 },
+                finished_at: if state == State::Exited {
+                    1_700_000_001_000_000_000
+                } else {
+                    0
+                },
                 ..ContainerRecord::default()
             }),
         );
@@ -93,14 +102,22 @@ fn a_pod_from_pending_to_ready() {
     let pending = setup.status(false);
     assert_eq!(pending.phase.as_deref(), Some("Pending"));
     assert_eq!(is(&pending, "Initialized"), "False ContainersNotInitialized");
-    let waiting = pending.container_statuses.as_ref().expect("statuses")[0].state.clone();
+    let waiting = pending.container_statuses.as_ref().expect("statuses")[0]
+        .state
+        .clone();
     let waiting = waiting.and_then(|s| s.waiting).and_then(|w| w.reason);
     assert_eq!(waiting.as_deref(), Some("PodInitializing"));
     setup.add("i", State::Exited, 0, 0).add("a", State::Running, 0, 0);
     let running = setup.status(false);
     assert_eq!(running.phase.as_deref(), Some("Running"));
     assert_eq!(running.pod_ip.as_deref(), Some("10.0.0.2"));
-    for condition in ["PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready", "PodScheduled"] {
+    for condition in [
+        "PodReadyToStartContainers",
+        "Initialized",
+        "ContainersReady",
+        "Ready",
+        "PodScheduled",
+    ] {
         assert_eq!(is(&running, condition), "True", "{condition}");
     }
     setup.healthy = false;
@@ -120,9 +137,15 @@ fn a_crash_loop_shows_reason_and_last_state() {
     assert_eq!(status.phase.as_deref(), Some("Running"));
     let container = &status.container_statuses.as_ref().expect("statuses")[0];
     let waiting = container.state.as_ref().and_then(|s| s.waiting.as_ref());
-    assert_eq!(waiting.and_then(|w| w.reason.as_deref()), Some("CrashLoopBackOff"));
+    assert_eq!(
+        waiting.and_then(|w| w.reason.as_deref()),
+        Some("CrashLoopBackOff")
+    );
     let last = container.last_state.as_ref().and_then(|s| s.terminated.as_ref());
-    assert_eq!(last.map(|t| (t.exit_code, t.reason.as_deref())), Some((3, Some("Error"))));
+    assert_eq!(
+        last.map(|t| (t.exit_code, t.reason.as_deref())),
+        Some((3, Some("Error")))
+    );
     assert_eq!(container.restart_count, 1);
 }
 
@@ -136,8 +159,14 @@ fn phases_of_pods_that_end() {
         ("Always", [0, 0], "Running"),
     ] {
         let mut setup = setup(policy, &[], &["a", "b"]);
-        setup.add("a", State::Exited, codes[0], 0).add("b", State::Exited, codes[1], 0);
-        assert_eq!(setup.status(false).phase.as_deref(), Some(phase), "{policy} {codes:?}");
+        setup
+            .add("a", State::Exited, codes[0], 0)
+            .add("b", State::Exited, codes[1], 0);
+        assert_eq!(
+            setup.status(false).phase.as_deref(),
+            Some(phase),
+            "{policy} {codes:?}"
+        );
     }
     let mut killed = setup("Always", &[], &["a"]);
     killed.add("a", State::Exited, 137, 0);
@@ -146,7 +175,11 @@ fn phases_of_pods_that_end() {
 
 #[test]
 fn a_failed_init_container_fails_a_pod_that_never_restarts() {
-    for (policy, phase) in [("Never", "Failed"), ("Always", "Pending"), ("OnFailure", "Pending")] {
+    for (policy, phase) in [
+        ("Never", "Failed"),
+        ("Always", "Pending"),
+        ("OnFailure", "Pending"),
+    ] {
         let mut setup = setup(policy, &["i"], &["a"]);
         setup.add("i", State::Exited, 1, 0);
         assert_eq!(setup.status(false).phase.as_deref(), Some(phase), "{policy}");
@@ -163,7 +196,10 @@ fn what_others_reported_is_kept() {
     let given = json!({"conditions": [{"type": "x/y", "status": "True"}]});
     setup.pod.status = serde_json::from_value(given).expect("a status");
     let status = setup.status(false);
-    assert_eq!((is(&status, "Ready"), is(&status, "x/y")), ("True".into(), "True".into()));
+    assert_eq!(
+        (is(&status, "Ready"), is(&status, "x/y")),
+        ("True".into(), "True".into())
+    );
 }
 
 #[test]
@@ -173,7 +209,9 @@ fn a_container_lost_with_its_node_counts_as_killed() {
         "restartCount": 2, "containerID": "containerd://gone", "state": {"running": {}}}]});
     setup.pod.status = serde_json::from_value(old).expect("a status");
     let status = setup.status(true);
-    let state = status.container_statuses.as_ref().expect("statuses")[0].state.clone();
+    let state = status.container_statuses.as_ref().expect("statuses")[0]
+        .state
+        .clone();
     assert_eq!(state.and_then(|s| s.terminated).map(|t| t.exit_code), Some(137));
     assert_eq!(status.phase.as_deref(), Some("Failed"));
 }

@@ -24,9 +24,15 @@ pub async fn terminate(worker: &mut Worker) {
     // Finished pods stay, with their logs, until somebody deletes them.
     let mut updates = worker.updates.clone();
     let deleted = |u: &Update| u.gone || u.pod.metadata.deletion_timestamp.is_some();
-    let Ok(update) = updates.wait_for(deleted).await.map(|u| u.clone()) else { return };
+    let Ok(update) = updates.wait_for(deleted).await.map(|u| u.clone()) else {
+        return;
+    };
     if !update.gone {
-        if let Ok(now) = worker.cache.observe(&worker.context.runtime, &worker.id.uid).await {
+        if let Ok(now) = worker
+            .cache
+            .observe(&worker.context.runtime, &worker.id.uid)
+            .await
+        {
             observed = now;
         }
         worker.report(&update.pod, &observed, true);
@@ -74,7 +80,10 @@ async fn stop(worker: &mut Worker) -> RuntimePod {
         let killer = Killer {
             context: &context,
             pod: Some(&update.pod),
-            pod_ip: observed.ready_sandbox().and_then(|s| s.ips.first().cloned()).unwrap_or_default(),
+            pod_ip: observed
+                .ready_sandbox()
+                .and_then(|s| s.ips.first().cloned())
+                .unwrap_or_default(),
         };
         let result = tokio::select! {
             result = killer.pod(&observed, (allowed - spent).max(0)) => result,
@@ -111,7 +120,11 @@ async fn remove(worker: &mut Worker) {
 }
 
 /// Removes all that the runtime holds of a pod whose containers are dead.
-pub async fn remove_from_runtime(context: &crate::context::Context, cache: &mut crate::runtime::Cache, uid: &str) {
+pub async fn remove_from_runtime(
+    context: &crate::context::Context,
+    cache: &mut crate::runtime::Cache,
+    uid: &str,
+) {
     let mut pause = RETRY_FIRST;
     loop {
         let result = match cache.observe(&context.runtime, uid).await {
@@ -176,8 +189,16 @@ pub async fn orphan(context: &crate::context::Context, uid: &str, stopped: impl 
 }
 
 fn remove_logs(context: &crate::context::Context, uid: &str) {
-    for entry in std::fs::read_dir(&context.paths.logs).into_iter().flatten().flatten() {
-        if entry.file_name().to_str().is_some_and(|name| name.ends_with(&format!("_{uid}"))) {
+    for entry in std::fs::read_dir(&context.paths.logs)
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        if entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.ends_with(&format!("_{uid}")))
+        {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }

@@ -139,6 +139,7 @@ impl Worker {
         terminate::terminate(&mut self).await;
         self.context.relist.forget(&self.id.uid);
         self.context.objects.release(&self.id.uid);
+        self.context.fence.confirmed(&self.id.uid);
     }
 
     /// Looks at the pod once and does what is to be done.
@@ -192,23 +193,35 @@ impl Worker {
     }
 
     /// Does what the plan says; returns when to look again, if something failed.
-    async fn execute(&mut self, pod: &Arc<Pod>, spec: &PodSpec, observed: &RuntimePod, plan: Plan) -> Option<Duration> {
+    async fn execute(
+        &mut self,
+        pod: &Arc<Pod>,
+        spec: &PodSpec,
+        observed: &RuntimePod,
+        plan: Plan,
+    ) -> Option<Duration> {
         let context = self.context.clone();
         let qos = spec::qos(spec);
         let starts = plan.new_sandbox.is_some() || !plan.start.is_empty();
         if starts && let Some(pause) = self.fenced(spec).await {
             return Some(pause);
         }
-        if starts
-            && let Err(error) = self.prepare(spec, qos)
-        {
+        if starts && let Err(error) = self.prepare(spec, qos) {
             tracing::info!(pod = %self.id, %error, "cgroup or directories of the pod not made");
             return Some(SANDBOX_RETRY);
         }
-        let mut ips = observed.ready_sandbox().map(|s| s.ips.clone()).unwrap_or_default();
+        let mut ips = observed
+            .ready_sandbox()
+            .map(|s| s.ips.clone())
+            .unwrap_or_default();
+        let mut failures = Vec::new();
         let volumes = match self.volumes(pod, &ips, starts).await {
             Ok(volumes) => volumes,
-            Err(pause) => return Some(pause),
+            Err(pause) if starts => return Some(pause),
+            Err(pause) => {
+                failures.push(pause);
+                BTreeMap::new()
+            }
         };
         let killer = Killer {
             context: &context,
@@ -228,10 +241,14 @@ impl Worker {
             };
             attempt = new;
         }
-        let mut failures = Vec::new();
         for stop in &plan.stop {
-            let Some(record) = observed.containers.iter().find(|c| c.id == stop.id) else { continue };
-            if let Err(error) = killer.container(record, grace_for(spec, stop, pod), &stop.message).await {
+            let Some(record) = observed.containers.iter().find(|c| c.id == stop.id) else {
+                continue;
+            };
+            if let Err(error) = killer
+                .container(record, grace_for(spec, stop, pod), &stop.message)
+                .await
+            {
                 tracing::info!(pod = %self.id, %error, "container not stopped");
                 failures.push(SANDBOX_RETRY);
             }
@@ -281,9 +298,15 @@ impl Worker {
     /// Whether the pod must not start now because of its volumes; then, when to look again.
     async fn fenced(&mut self, spec: &PodSpec) -> Option<Duration> {
         let context = self.context.clone();
-        let gate = context.fence.gate(&context.paths.pods(), &self.id.uid, &self.wake);
+        let gate = context
+            .fence
+            .gate(&context.paths.pods(), &self.id.uid, &self.wake);
         if gate == Gate::Closed {
-            self.wait_all(spec, "NodeFenced", "the node has no contact with a majority of the stores");
+            self.wait_all(
+                spec,
+                "NodeFenced",
+                "the node has no contact with a majority of the stores",
+            );
             return Some(RESYNC);
         }
         if gate == Gate::Confirm {
@@ -291,10 +314,16 @@ impl Worker {
             let answer = tokio::time::timeout(CONFIRM_TIMEOUT, api.get_opt(&self.id.name)).await;
             let ours = matches!(answer, Ok(Ok(Some(pod))) if self.is_ours(&pod));
             if !ours {
-                self.wait_all(spec, "NodeFenced", "the API has not confirmed that the pod belongs here");
+                self.wait_all(
+                    spec,
+                    "NodeFenced",
+                    "the API has not confirmed that the pod belongs here",
+                );
                 return Some(CONFIRM_RETRY);
             }
             context.fence.confirmed(&self.id.uid);
+            // That it was killed was no failure of its own.
+            self.backoff = Backoff::default();
         }
         None
     }
@@ -352,9 +381,14 @@ impl Worker {
             tracing::debug!(pod = %self.id, volume = failure.volume, error = %failure.error, "volume not ready");
             let waits = matches!(failure.error, volumes::Error::NotYet(_));
             if needed && (!waits || since.elapsed() > VOLUME_PATIENCE) {
-                let message = format!("MountVolume.SetUp failed for volume {:?} : {}", failure.volume, failure.error);
+                let message = format!(
+                    "MountVolume.SetUp failed for volume {:?} : {}",
+                    failure.volume, failure.error
+                );
                 let reference = client::events::reference(&**pod);
-                self.context.recorder.event(&reference, "Warning", "FailedMount", message);
+                self.context
+                    .recorder
+                    .event(&reference, "Warning", "FailedMount", message);
             }
         }
         let pause = self.volumes_pause;
@@ -363,38 +397,59 @@ impl Worker {
     }
 
     /// Makes a sandbox; returns its ID and its addresses.
-    async fn new_sandbox(&self, pod: &Arc<Pod>, attempt: u32, qos: Qos) -> Result<(String, Vec<String>), Duration> {
+    async fn new_sandbox(
+        &self,
+        pod: &Arc<Pod>,
+        attempt: u32,
+        qos: Qos,
+    ) -> Result<(String, Vec<String>), Duration> {
         let context = &self.context;
         let config = build::sandbox(context, pod, &self.id, attempt, qos);
         let reference = client::events::reference(&**pod);
         if attempt > 0 {
             let message = "Pod sandbox changed, it will be killed and re-created.";
-            context.recorder.event(&reference, "Normal", "SandboxChanged", message);
+            context
+                .recorder
+                .event(&reference, "Normal", "SandboxChanged", message);
         }
         let made = match context.runtime.run_sandbox(config).await {
-            Ok(id) => context.runtime.sandbox_status(&id).await.map(|status| (id, status)),
+            Ok(id) => context
+                .runtime
+                .sandbox_status(&id)
+                .await
+                .map(|status| (id, status)),
             Err(error) => Err(error),
         };
         let (id, status) = match made {
             Ok(made) => made,
             Err(error) => {
                 let message = format!("Failed to create pod sandbox: {}", error.status.message());
-                context.recorder.event(&reference, "Warning", "FailedCreatePodSandBox", message);
+                context
+                    .recorder
+                    .event(&reference, "Warning", "FailedCreatePodSandBox", message);
                 return Err(SANDBOX_RETRY);
             }
         };
         let ips = status.network.map(|n| {
             let more = n.additional_ips.into_iter().map(|ip| ip.ip);
-            std::iter::once(n.ip).chain(more).filter(|ip| !ip.is_empty()).collect::<Vec<_>>()
+            std::iter::once(n.ip)
+                .chain(more)
+                .filter(|ip| !ip.is_empty())
+                .collect::<Vec<_>>()
         });
         let host_network = pod.spec.as_ref().is_some_and(|s| s.host_network == Some(true));
-        let ips = if host_network { context.host_ips() } else { ips.unwrap_or_default() };
+        let ips = if host_network {
+            context.host_ips()
+        } else {
+            ips.unwrap_or_default()
+        };
         Ok((id, ips))
     }
 
     /// Reads the last words of containers that ended since.
     pub(super) fn read_messages(&mut self, observed: &RuntimePod) {
-        self.messages.retain(|id, _| observed.containers.iter().any(|c| c.id == *id));
+        self.messages
+            .retain(|id, _| observed.containers.iter().any(|c| c.id == *id));
         for record in &observed.containers {
             if record.state == crate::runtime::State::Exited && !self.messages.contains_key(&record.id) {
                 let message = super::messages::last_words(&self.context.paths, &self.id, record);
@@ -436,7 +491,10 @@ fn now() -> k8s_openapi::jiff::Timestamp {
 /// The grace period for a container that is restarted: its probe's own, if it has one.
 fn grace_for(spec: &PodSpec, stop: &plan::Stop, pod: &Pod) -> i64 {
     let containers = spec::containers(spec);
-    let container = containers.iter().find(|(_, c)| c.name == stop.name).map(|(_, c)| c);
+    let container = containers
+        .iter()
+        .find(|(_, c)| c.name == stop.name)
+        .map(|(_, c)| c);
     let probe = container.and_then(|c| match stop.why {
         plan::Why::Liveness => c.liveness_probe.as_ref(),
         plan::Why::Startup => c.startup_probe.as_ref(),

@@ -26,19 +26,27 @@ pub struct Target {
 
 /// Asks once. The error is what `kubectl describe` shows.
 pub async fn check(target: &Target, probe: &Probe) -> Result<(), String> {
-    let seconds = probe.timeout_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(1).max(1);
+    let seconds = probe
+        .timeout_seconds
+        .and_then(|s| u64::try_from(s).ok())
+        .unwrap_or(1)
+        .max(1);
     let limit = Duration::from_secs(seconds);
-    let result = match tokio::time::timeout(limit + Duration::from_millis(500), ask(target, probe, limit)).await {
-        Ok(result) => result,
-        Err(_) => Err(format!("timed out after {seconds}s")),
-    };
+    let result =
+        match tokio::time::timeout(limit + Duration::from_millis(500), ask(target, probe, limit)).await {
+            Ok(result) => result,
+            Err(_) => Err(format!("timed out after {seconds}s")),
+        };
     result.map_err(|output| output.chars().take(MAX_OUTPUT).collect())
 }
 
 async fn ask(target: &Target, probe: &Probe, limit: Duration) -> Result<(), String> {
     if let Some(exec) = &probe.exec {
         let command = exec.command.as_deref().unwrap_or_default();
-        let answer = target.runtime.exec_sync(&target.container_id, command, limit).await;
+        let answer = target
+            .runtime
+            .exec_sync(&target.container_id, command, limit)
+            .await;
         let answer = answer.map_err(|e| e.to_string())?;
         let output = [answer.stdout, answer.stderr].concat();
         return match answer.exit_code {
@@ -55,11 +63,17 @@ async fn ask(target: &Target, probe: &Probe, limit: Duration) -> Result<(), Stri
             };
         }
         if let Some(action) = &probe.tcp_socket {
-            let host = action.host.as_deref().filter(|h| !h.is_empty()).unwrap_or(&target.pod_ip);
+            let host = action
+                .host
+                .as_deref()
+                .filter(|h| !h.is_empty())
+                .unwrap_or(&target.pod_ip);
             let port = http::port(&target.container, &action.port).ok_or("the container has no such port")?;
             let address = http::authority(host, port);
             let connected = TcpStream::connect(&address).await;
-            return connected.map(drop).map_err(|e| format!("dial tcp {address}: {e}"));
+            return connected
+                .map(drop)
+                .map_err(|e| format!("dial tcp {address}: {e}"));
         }
         if let Some(action) = &probe.grpc {
             let port = u16::try_from(action.port).map_err(|_| "no such port")?;
@@ -75,15 +89,22 @@ async fn ask(target: &Target, probe: &Probe, limit: Duration) -> Result<(), Stri
 }
 
 async fn health(authority: &str, service: String) -> Result<(), String> {
-    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{authority}")).map_err(|e| e.to_string())?;
+    let endpoint =
+        tonic::transport::Endpoint::from_shared(format!("http://{authority}")).map_err(|e| e.to_string())?;
     let channel = endpoint
         .connect()
         .await
         .map_err(|e| format!("failed to connect service {authority:?}: {e}"))?;
     let request = HealthCheckRequest { service };
-    let answer = HealthClient::new(channel).check(request).await.map_err(|s| s.message().to_owned())?;
+    let answer = HealthClient::new(channel)
+        .check(request)
+        .await
+        .map_err(|s| s.message().to_owned())?;
     match answer.into_inner().status() {
         ServingStatus::Serving => Ok(()),
-        other => Err(format!("service unhealthy (responded with {:?})", other.as_str_name())),
+        other => Err(format!(
+            "service unhealthy (responded with {:?})",
+            other.as_str_name()
+        )),
     }
 }

@@ -32,16 +32,28 @@ pub fn port(container: &Container, port: &IntOrString) -> Option<u16> {
 
 /// An address and a port as one text.
 pub fn authority(host: &str, port: u16) -> String {
-    if host.contains(':') && !host.starts_with('[') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    if host.contains(':') && !host.starts_with('[') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
 }
 
 /// Asks, and returns status code and body, or why there is none.
-pub async fn get(action: &HTTPGetAction, container: &Container, pod_ip: &str) -> Result<(u16, String), String> {
+pub async fn get(
+    action: &HTTPGetAction,
+    container: &Container,
+    pod_ip: &str,
+) -> Result<(u16, String), String> {
     let port = port(container, &action.port).ok_or("the container has no such port")?;
     let host = action.host.as_deref().filter(|h| !h.is_empty()).unwrap_or(pod_ip);
     let authority = authority(host, port);
     let path = action.path.as_deref().filter(|p| !p.is_empty()).unwrap_or("/");
-    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    let path = if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("/{path}")
+    };
     let mut request = http::Request::get(&path)
         .header("User-Agent", "kube-probe/1.36")
         .header("Accept", "*/*")

@@ -25,7 +25,11 @@ impl Machine {
             self.last = Some(ok);
             self.run = 1;
         }
-        let needed = if ok { thresholds.success } else { thresholds.failure };
+        let needed = if ok {
+            thresholds.success
+        } else {
+            thresholds.failure
+        };
         (self.run >= needed.max(1)).then_some(ok)
     }
 }
@@ -47,7 +51,10 @@ mod tests {
             .map(|ok| machine.observe(ok, T))
             .into();
         let none = None;
-        assert_eq!(decided, [none, none, none, Some(true), none, none, Some(false), none]);
+        assert_eq!(
+            decided,
+            [none, none, none, Some(true), none, none, Some(false), none]
+        );
     }
 
     proptest! {

@@ -92,15 +92,26 @@ impl Probes {
         if self.stopped {
             return;
         }
-        let running = |id: &str| observed.containers.iter().any(|c| c.id == id && c.state == State::Running);
+        let running = |id: &str| {
+            observed
+                .containers
+                .iter()
+                .any(|c| c.id == id && c.state == State::Running)
+        };
         self.tasks.retain(|id, _| running(id));
         lock(&self.known).retain(|id, _| running(id));
         let spec = spec::spec(pod);
-        let ips = observed.ready_sandbox().map(|s| s.ips.clone()).unwrap_or_default();
+        let ips = observed
+            .ready_sandbox()
+            .map(|s| s.ips.clone())
+            .unwrap_or_default();
         let host = self.context.host_ips();
         let ip = ips.first().or(host.first()).cloned().unwrap_or_default();
         for (kind, container) in spec::containers(&spec) {
-            let Some(record) = observed.newest(&container.name).filter(|r| r.state == State::Running) else {
+            let Some(record) = observed
+                .newest(&container.name)
+                .filter(|r| r.state == State::Running)
+            else {
                 continue;
             };
             if self.tasks.contains_key(&record.id) {
@@ -117,7 +128,9 @@ impl Probes {
             let started_at = crate::runtime::at(record.started_at);
             let mut tasks = Vec::new();
             for role in [Role::Startup, Role::Liveness, Role::Readiness] {
-                let Some(probe) = role.of(&container).filter(|_| probed) else { continue };
+                let Some(probe) = role.of(&container).filter(|_| probed) else {
+                    continue;
+                };
                 let task = Task {
                     context: self.context.clone(),
                     pod: object_reference(pod, kind, &container.name),
@@ -165,7 +178,9 @@ impl Probes {
 
 impl Findings for Probes {
     fn verdict(&self, container_id: &str) -> Verdict {
-        lock(&self.known).get(container_id).map_or(Verdict::Fine, |k| k.verdict)
+        lock(&self.known)
+            .get(container_id)
+            .map_or(Verdict::Fine, |k| k.verdict)
     }
 
     fn started(&self, container_id: &str) -> bool {
@@ -198,20 +213,27 @@ struct Task {
 }
 
 fn positive(value: Option<i32>, default: u32) -> u32 {
-    value.and_then(|v| u32::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default)
+    value
+        .and_then(|v| u32::try_from(v).ok())
+        .filter(|v| *v > 0)
+        .unwrap_or(default)
 }
 
 impl Task {
     async fn run(self) {
         if self.role != Role::Startup {
-            let started = lock(&self.known).get(&self.target.container_id).map(|k| k.started.subscribe());
+            let started = lock(&self.known)
+                .get(&self.target.container_id)
+                .map(|k| k.started.subscribe());
             let Some(mut started) = started else { return };
             if started.wait_for(|s| *s).await.is_err() {
                 return;
             }
         }
         let delay = Duration::from_secs(u64::from(positive(self.probe.initial_delay_seconds, 0)));
-        let passed = SystemTime::now().duration_since(self.started_at).unwrap_or_default();
+        let passed = SystemTime::now()
+            .duration_since(self.started_at)
+            .unwrap_or_default();
         tokio::time::sleep(delay.saturating_sub(passed)).await;
         let thresholds = Thresholds {
             success: positive(self.probe.success_threshold, 1),
@@ -226,9 +248,13 @@ impl Task {
             let result = check::check(&self.target, &self.probe).await;
             if let Err(output) = &result {
                 let message = format!("{} probe failed: {output}", self.role.name());
-                self.context.recorder.event(&self.pod, "Warning", "Unhealthy", message);
+                self.context
+                    .recorder
+                    .event(&self.pod, "Warning", "Unhealthy", message);
             }
-            let Some(decided) = machine.observe(result.is_ok(), thresholds) else { continue };
+            let Some(decided) = machine.observe(result.is_ok(), thresholds) else {
+                continue;
+            };
             if self.decide(decided) {
                 return;
             }
@@ -238,7 +264,9 @@ impl Task {
     /// Takes over a decision; true when there is nothing more to find out.
     fn decide(&self, ok: bool) -> bool {
         let mut known = lock(&self.known);
-        let Some(known) = known.get_mut(&self.target.container_id) else { return true };
+        let Some(known) = known.get_mut(&self.target.container_id) else {
+            return true;
+        };
         let (changed, done) = match (self.role, ok) {
             (Role::Readiness, ok) => (std::mem::replace(&mut known.ready, ok) != ok, false),
             (Role::Startup, true) => (!known.started.send_replace(true), true),

@@ -104,9 +104,7 @@ impl Runtime {
 
     /// Name and version of the runtime.
     pub async fn version(&self) -> Result<VersionResponse> {
-        let request = VersionRequest {
-            version: "v1".into(),
-        };
+        let request = VersionRequest { version: "v1".into() };
         call!(self.runtime, version, "Version", "", READ_TIMEOUT, request)
     }
 
@@ -127,20 +125,35 @@ impl Runtime {
             }),
         };
         let name = "UpdateRuntimeConfig";
-        let result: Result<UpdateRuntimeConfigResponse> =
-            call!(self.runtime, update_runtime_config, "UpdateRuntimeConfig", name, READ_TIMEOUT, request);
+        let result: Result<UpdateRuntimeConfigResponse> = call!(
+            self.runtime,
+            update_runtime_config,
+            "UpdateRuntimeConfig",
+            name,
+            READ_TIMEOUT,
+            request
+        );
         result.map(drop)
     }
 
     /// Starts a sandbox and returns its ID.
     pub async fn run_sandbox(&self, config: PodSandboxConfig) -> Result<String> {
-        let subject = config.metadata.as_ref().map_or_else(String::new, |m| m.name.clone());
+        let subject = config
+            .metadata
+            .as_ref()
+            .map_or_else(String::new, |m| m.name.clone());
         let request = RunPodSandboxRequest {
             config: Some(config),
             runtime_handler: String::new(),
         };
-        let response: RunPodSandboxResponse =
-            call!(self.runtime, run_pod_sandbox, "RunPodSandbox", subject, CALL_TIMEOUT * 2, request)?;
+        let response: RunPodSandboxResponse = call!(
+            self.runtime,
+            run_pod_sandbox,
+            "RunPodSandbox",
+            subject,
+            CALL_TIMEOUT * 2,
+            request
+        )?;
         Ok(response.pod_sandbox_id)
     }
 
@@ -149,8 +162,14 @@ impl Runtime {
         let request = StopPodSandboxRequest {
             pod_sandbox_id: id.into(),
         };
-        let result: Result<StopPodSandboxResponse> =
-            call!(self.runtime, stop_pod_sandbox, "StopPodSandbox", id, CALL_TIMEOUT, request);
+        let result: Result<StopPodSandboxResponse> = call!(
+            self.runtime,
+            stop_pod_sandbox,
+            "StopPodSandbox",
+            id,
+            CALL_TIMEOUT,
+            request
+        );
         ignore_missing(result)
     }
 
@@ -159,8 +178,14 @@ impl Runtime {
         let request = RemovePodSandboxRequest {
             pod_sandbox_id: id.into(),
         };
-        let result: Result<RemovePodSandboxResponse> =
-            call!(self.runtime, remove_pod_sandbox, "RemovePodSandbox", id, CALL_TIMEOUT, request);
+        let result: Result<RemovePodSandboxResponse> = call!(
+            self.runtime,
+            remove_pod_sandbox,
+            "RemovePodSandbox",
+            id,
+            CALL_TIMEOUT,
+            request
+        );
         ignore_missing(result)
     }
 
@@ -170,8 +195,14 @@ impl Runtime {
             pod_sandbox_id: id.into(),
             verbose: false,
         };
-        let response: PodSandboxStatusResponse =
-            call!(self.runtime, pod_sandbox_status, "PodSandboxStatus", id, READ_TIMEOUT, request)?;
+        let response: PodSandboxStatusResponse = call!(
+            self.runtime,
+            pod_sandbox_status,
+            "PodSandboxStatus",
+            id,
+            READ_TIMEOUT,
+            request
+        )?;
         response.status.ok_or_else(|| Error {
             call: "PodSandboxStatus",
             subject: id.into(),
@@ -186,8 +217,14 @@ impl Runtime {
             ..PodSandboxFilter::default()
         });
         let request = ListPodSandboxRequest { filter };
-        let response: ListPodSandboxResponse =
-            call!(self.runtime, list_pod_sandbox, "ListPodSandbox", "", READ_TIMEOUT, request)?;
+        let response: ListPodSandboxResponse = call!(
+            self.runtime,
+            list_pod_sandbox,
+            "ListPodSandbox",
+            "",
+            READ_TIMEOUT,
+            request
+        )?;
         Ok(response.items)
     }
 
@@ -198,8 +235,14 @@ impl Runtime {
             ..ContainerFilter::default()
         });
         let request = ListContainersRequest { filter };
-        let response: ListContainersResponse =
-            call!(self.runtime, list_containers, "ListContainers", "", READ_TIMEOUT, request)?;
+        let response: ListContainersResponse = call!(
+            self.runtime,
+            list_containers,
+            "ListContainers",
+            "",
+            READ_TIMEOUT,
+            request
+        )?;
         Ok(response.containers)
     }
 
@@ -207,8 +250,14 @@ impl Runtime {
     pub async fn create_container(&self, request: CreateContainerRequest) -> Result<String> {
         let metadata = request.config.as_ref().and_then(|c| c.metadata.as_ref());
         let subject = metadata.map_or_else(String::new, |m| m.name.clone());
-        let response: CreateContainerResponse =
-            call!(self.runtime, create_container, "CreateContainer", subject, CALL_TIMEOUT, request)?;
+        let response: CreateContainerResponse = call!(
+            self.runtime,
+            create_container,
+            "CreateContainer",
+            subject,
+            CALL_TIMEOUT,
+            request
+        )?;
         Ok(response.container_id)
     }
 
@@ -217,8 +266,14 @@ impl Runtime {
         let request = StartContainerRequest {
             container_id: id.into(),
         };
-        let result: Result<StartContainerResponse> =
-            call!(self.runtime, start_container, "StartContainer", id, CALL_TIMEOUT, request);
+        let result: Result<StartContainerResponse> = call!(
+            self.runtime,
+            start_container,
+            "StartContainer",
+            id,
+            CALL_TIMEOUT,
+            request
+        );
         result.map(drop)
     }
 
@@ -228,8 +283,14 @@ impl Runtime {
             container_id: id.into(),
             timeout: grace,
         };
-        let result: Result<StopContainerResponse> =
-            call!(self.runtime, stop_container, "StopContainer", id, seconds(grace) + MARGIN, request);
+        let result: Result<StopContainerResponse> = call!(
+            self.runtime,
+            stop_container,
+            "StopContainer",
+            id,
+            seconds(grace) + MARGIN,
+            request
+        );
         ignore_missing(result)
     }
 
@@ -238,8 +299,14 @@ impl Runtime {
         let request = RemoveContainerRequest {
             container_id: id.into(),
         };
-        let result: Result<RemoveContainerResponse> =
-            call!(self.runtime, remove_container, "RemoveContainer", id, CALL_TIMEOUT, request);
+        let result: Result<RemoveContainerResponse> = call!(
+            self.runtime,
+            remove_container,
+            "RemoveContainer",
+            id,
+            CALL_TIMEOUT,
+            request
+        );
         ignore_missing(result)
     }
 
@@ -249,8 +316,14 @@ impl Runtime {
             container_id: id.into(),
             verbose: false,
         };
-        let response: ContainerStatusResponse =
-            call!(self.runtime, container_status, "ContainerStatus", id, READ_TIMEOUT, request)?;
+        let response: ContainerStatusResponse = call!(
+            self.runtime,
+            container_status,
+            "ContainerStatus",
+            id,
+            READ_TIMEOUT,
+            request
+        )?;
         response.status.ok_or_else(|| Error {
             call: "ContainerStatus",
             subject: id.into(),
@@ -263,8 +336,14 @@ impl Runtime {
         let request = ReopenContainerLogRequest {
             container_id: id.into(),
         };
-        let result: Result<ReopenContainerLogResponse> =
-            call!(self.runtime, reopen_container_log, "ReopenContainerLog", id, READ_TIMEOUT, request);
+        let result: Result<ReopenContainerLogResponse> = call!(
+            self.runtime,
+            reopen_container_log,
+            "ReopenContainerLog",
+            id,
+            READ_TIMEOUT,
+            request
+        );
         result.map(drop)
     }
 
@@ -276,7 +355,14 @@ impl Runtime {
             cmd: command.to_vec(),
             timeout: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
         };
-        call!(self.runtime, exec_sync, "ExecSync", id, limit + Duration::from_secs(2), request)
+        call!(
+            self.runtime,
+            exec_sync,
+            "ExecSync",
+            id,
+            limit + Duration::from_secs(2),
+            request
+        )
     }
 
     /// URL of the runtime's streaming server for a command.
@@ -296,16 +382,28 @@ impl Runtime {
     /// URL of the runtime's streaming server for a pod's ports.
     pub async fn port_forward(&self, request: PortForwardRequest) -> Result<String> {
         let id = request.pod_sandbox_id.clone();
-        let response: PortForwardResponse =
-            call!(self.runtime, port_forward, "PortForward", id, READ_TIMEOUT, request)?;
+        let response: PortForwardResponse = call!(
+            self.runtime,
+            port_forward,
+            "PortForward",
+            id,
+            READ_TIMEOUT,
+            request
+        )?;
         Ok(response.url)
     }
 
     /// What every container uses now.
     pub async fn container_stats(&self) -> Result<Vec<ContainerStats>> {
         let request = ListContainerStatsRequest { filter: None };
-        let response: ListContainerStatsResponse =
-            call!(self.runtime, list_container_stats, "ListContainerStats", "", READ_TIMEOUT, request)?;
+        let response: ListContainerStatsResponse = call!(
+            self.runtime,
+            list_container_stats,
+            "ListContainerStats",
+            "",
+            READ_TIMEOUT,
+            request
+        )?;
         Ok(response.stats)
     }
 
@@ -334,8 +432,14 @@ impl Runtime {
             image: Some(image_spec(name)),
             verbose: false,
         };
-        let response: ImageStatusResponse =
-            call!(self.images, image_status, "ImageStatus", name, READ_TIMEOUT, request)?;
+        let response: ImageStatusResponse = call!(
+            self.images,
+            image_status,
+            "ImageStatus",
+            name,
+            READ_TIMEOUT,
+            request
+        )?;
         Ok(response.image)
     }
 

@@ -146,7 +146,8 @@ impl Cache {
             }
             pod.sandboxes.push(sandbox);
         }
-        pod.sandboxes.sort_by_key(|s| std::cmp::Reverse((s.created_at, s.attempt)));
+        pod.sandboxes
+            .sort_by_key(|s| std::cmp::Reverse((s.created_at, s.attempt)));
         let mut exited = HashMap::new();
         for item in runtime.list_containers(Some(uid)).await? {
             let record = match self.exited.get(&item.id) {

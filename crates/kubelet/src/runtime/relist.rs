@@ -78,7 +78,8 @@ impl Relist {
         let mut unimplemented = false;
         loop {
             let healthy = self.relist(&runtime).await;
-            self.healthy.send_if_modified(|old| std::mem::replace(old, healthy) != healthy);
+            self.healthy
+                .send_if_modified(|old| std::mem::replace(old, healthy) != healthy);
             if !healthy {
                 events = None;
                 tokio::time::sleep(RETRY).await;
@@ -110,13 +111,14 @@ impl Relist {
 
     /// Lists now and wakes the listeners of what changed. False when the runtime does not answer.
     pub async fn relist(&self, runtime: &Runtime) -> bool {
-        let (sandboxes, containers) = match tokio::join!(runtime.list_sandboxes(None), runtime.list_containers(None)) {
-            (Ok(sandboxes), Ok(containers)) => (sandboxes, containers),
-            (Err(error), _) | (_, Err(error)) => {
-                tracing::debug!(%error, "the runtime does not answer");
-                return false;
-            }
-        };
+        let (sandboxes, containers) =
+            match tokio::join!(runtime.list_sandboxes(None), runtime.list_containers(None)) {
+                (Ok(sandboxes), Ok(containers)) => (sandboxes, containers),
+                (Err(error), _) | (_, Err(error)) => {
+                    tracing::debug!(%error, "the runtime does not answer");
+                    return false;
+                }
+            };
         let mut new: HashMap<String, Seen> = HashMap::new();
         for item in sandboxes {
             let Some(metadata) = item.metadata else { continue };
@@ -126,7 +128,9 @@ impl Relist {
             seen.sandboxes.insert((item.id, item.state));
         }
         for mut item in containers {
-            let Some(uid) = item.labels.remove(labels::POD_UID) else { continue };
+            let Some(uid) = item.labels.remove(labels::POD_UID) else {
+                continue;
+            };
             let seen = new.entry(uid).or_default();
             seen.namespace = item.labels.remove(labels::POD_NAMESPACE).unwrap_or_default();
             seen.name = item.labels.remove(labels::POD_NAME).unwrap_or_default();

@@ -38,14 +38,22 @@ type Body = BoxBody<Bytes, Infallible>;
 type Answer = Response<Body>;
 
 /// Serves until `shutdown`.
-pub async fn run(context: Arc<Context>, pods: Informer<Pod>, shutdown: CancellationToken) -> Result<(), tls::Error> {
+pub async fn run(
+    context: Arc<Context>,
+    pods: Informer<Pod>,
+    shutdown: CancellationToken,
+) -> Result<(), tls::Error> {
     let config = &context.config;
     let files = tls::IdentityFiles {
         cert: config.tls_cert.clone(),
         key: config.tls_key.clone(),
         ca: config.client_ca.clone(),
     };
-    let acceptor = TlsAcceptor::from(tls::server_config(&files, tls::ClientAuth::Required, &[b"http/1.1"])?);
+    let acceptor = TlsAcceptor::from(tls::server_config(
+        &files,
+        tls::ClientAuth::Required,
+        &[b"http/1.1"],
+    )?);
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, config.port));
     let listener = loop {
         match TcpListener::bind(address).await {
@@ -115,9 +123,10 @@ fn full(bytes: impl Into<Bytes>) -> Body {
 fn text(status: StatusCode, message: impl Into<String>) -> Answer {
     let mut response = Response::new(full(message.into()));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert("Content-Type", http::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(
+        "Content-Type",
+        http::HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     response
 }
 
@@ -144,7 +153,7 @@ async fn route(context: &Arc<Context>, pods: &Informer<Pod>, request: Request<In
         ["healthz"] if get => text(StatusCode::OK, "ok"),
         ["metrics"] if get => stats::metrics(context, pods).await,
         ["stats", "summary"] if get => stats::summary(context).await,
-        ["pods" | "pods/"] if get => {
+        ["pods"] | ["pods", ""] if get => {
             let items: Vec<_> = pods.list();
             let items: Vec<&Pod> = items.iter().map(AsRef::as_ref).collect();
             json(&serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
@@ -175,7 +184,10 @@ async fn find(
     name: &str,
 ) -> Result<(Arc<Pod>, crate::runtime::RuntimePod), Answer> {
     let Some(pod) = pods.get(namespace, name) else {
-        return Err(text(StatusCode::NOT_FOUND, format!("pod {name:?} in namespace {namespace:?} not found")));
+        return Err(text(
+            StatusCode::NOT_FOUND,
+            format!("pod {name:?} in namespace {namespace:?} not found"),
+        ));
     };
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let mut cache = crate::runtime::Cache::default();

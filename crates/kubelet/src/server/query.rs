@@ -19,14 +19,17 @@ impl Query {
 
     /// All values of a name.
     pub fn all(&self, name: &str) -> Vec<String> {
-        self.0.iter().filter(|(n, _)| n == name).map(|(_, v)| v.clone()).collect()
+        self.0
+            .iter()
+            .filter(|(n, _)| n == name)
+            .map(|(_, v)| v.clone())
+            .collect()
     }
 
     /// Whether a flag is set. The API server writes `1` or `true`.
     pub fn flag(&self, name: &str) -> bool {
         matches!(self.get(name), Some("1" | "true" | "True"))
     }
-
 }
 
 /// Decodes `%xx` and `+`.

@@ -20,7 +20,9 @@ pub async fn summary(context: &Context) -> Answer {
     };
     let mut pods: BTreeMap<String, (Value, Vec<Value>)> = BTreeMap::new();
     for one in stats {
-        let Some(attributes) = one.attributes else { continue };
+        let Some(attributes) = one.attributes else {
+            continue;
+        };
         let label = |key: &str| attributes.labels.get(key).cloned().unwrap_or_default();
         let (cpu, memory) = (one.cpu.unwrap_or_default(), one.memory.unwrap_or_default());
         let number = |v: Option<protos::cri::UInt64Value>| v.map(|v| v.value);
@@ -32,8 +34,12 @@ pub async fn summary(context: &Context) -> Answer {
                 "usageBytes": number(memory.usage_bytes), "rssBytes": number(memory.rss_bytes)},
         });
         let uid = label(labels::POD_UID);
-        let reference = value!({"name": label(labels::POD_NAME), "namespace": label(labels::POD_NAMESPACE), "uid": uid});
-        pods.entry(uid).or_insert((reference, Vec::new())).1.push(container);
+        let reference =
+            value!({"name": label(labels::POD_NAME), "namespace": label(labels::POD_NAMESPACE), "uid": uid});
+        pods.entry(uid)
+            .or_insert((reference, Vec::new()))
+            .1
+            .push(container);
     }
     let pods: Vec<Value> = pods
         .into_values()
@@ -50,7 +56,9 @@ pub async fn summary(context: &Context) -> Answer {
 }
 
 fn time(nanos: i64) -> String {
-    Timestamp::from_nanosecond(i128::from(nanos)).map(|t| t.to_string()).unwrap_or_default()
+    Timestamp::from_nanosecond(i128::from(nanos))
+        .map(|t| t.to_string())
+        .unwrap_or_default()
 }
 
 /// Prometheus text.
@@ -62,14 +70,30 @@ pub async fn metrics(context: &Context, pods: &Informer<Pod>) -> Answer {
         // Writing to a String cannot fail.
         let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
     };
-    gauge("kubelet_pods", "Pods that the API assigns to this node.", pods.len() as u64);
-    gauge("kubelet_running_pods", "Pods that the runtime holds.", seen.len() as u64);
-    gauge("kubelet_containers", "Containers that the runtime holds.", containers as u64);
+    gauge(
+        "kubelet_pods",
+        "Pods that the API assigns to this node.",
+        pods.len() as u64,
+    );
+    gauge(
+        "kubelet_running_pods",
+        "Pods that the runtime holds.",
+        seen.len() as u64,
+    );
+    gauge(
+        "kubelet_containers",
+        "Containers that the runtime holds.",
+        containers as u64,
+    );
     gauge(
         "kubelet_runtime_up",
         "Whether the runtime answers.",
         u64::from(*context.relist.health().borrow()),
     );
-    gauge("kubelet_fenced", "Whether pods with replicated volumes must not run.", u64::from(context.fence.is_fenced()));
+    gauge(
+        "kubelet_fenced",
+        "Whether pods with replicated volumes must not run.",
+        u64::from(context.fence.is_fenced()),
+    );
     text(StatusCode::OK, out)
 }

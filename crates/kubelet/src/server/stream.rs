@@ -85,9 +85,17 @@ pub async fn port_forward(
         Err(answer) => return answer,
     };
     let Some(sandbox) = observed.ready_sandbox() else {
-        return text(StatusCode::BAD_REQUEST, format!("pod {:?} is not running", target.1));
+        return text(
+            StatusCode::BAD_REQUEST,
+            format!("pod {:?} is not running", target.1),
+        );
     };
-    let ports = query.all("port").iter().flat_map(|p| p.split(',')).filter_map(|p| p.parse().ok()).collect();
+    let ports = query
+        .all("port")
+        .iter()
+        .flat_map(|p| p.split(','))
+        .filter_map(|p| p.parse().ok())
+        .collect();
     let call = cri::PortForwardRequest {
         pod_sandbox_id: sandbox.id.clone(),
         port: ports,
@@ -95,7 +103,11 @@ pub async fn port_forward(
     join(context.runtime.port_forward(call).await, request).await
 }
 
-async fn running(context: &Context, pods: &Informer<Pod>, target: (&str, &str, &str)) -> Result<String, Answer> {
+async fn running(
+    context: &Context,
+    pods: &Informer<Pod>,
+    target: (&str, &str, &str),
+) -> Result<String, Answer> {
     let (namespace, name, container) = target;
     let (_, observed) = find(context, pods, namespace, name).await?;
     let record = observed.newest(container).filter(|r| r.state == State::Running);
@@ -113,8 +125,14 @@ async fn join(url: Result<String, crate::runtime::Error>, request: Request<Incom
     };
     match tokio::time::timeout(CONNECT_TIMEOUT, forward(&url, request)).await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => text(StatusCode::BAD_GATEWAY, format!("the runtime's streaming server: {error}")),
-        Err(_) => text(StatusCode::GATEWAY_TIMEOUT, "the runtime's streaming server does not answer"),
+        Ok(Err(error)) => text(
+            StatusCode::BAD_GATEWAY,
+            format!("the runtime's streaming server: {error}"),
+        ),
+        Err(_) => text(
+            StatusCode::GATEWAY_TIMEOUT,
+            "the runtime's streaming server does not answer",
+        ),
     }
 }
 
@@ -143,7 +161,9 @@ async fn forward(url: &str, mut request: Request<Incoming>) -> Result<Answer, St
         let mut answer = Response::new(full(body));
         *answer.status_mut() = head.status;
         if let Some(kind) = head.headers.get(http::header::CONTENT_TYPE) {
-            answer.headers_mut().insert(http::header::CONTENT_TYPE, kind.clone());
+            answer
+                .headers_mut()
+                .insert(http::header::CONTENT_TYPE, kind.clone());
         }
         return Ok(answer);
     }
@@ -170,7 +190,11 @@ async fn forward(url: &str, mut request: Request<Incoming>) -> Result<Answer, St
 /// Headers that the runtime needs: the upgrade, its protocols, and WebSocket's key.
 fn pass_on(headers: &HeaderMap) -> HeaderMap {
     let wanted = |name: &str| {
-        name == "connection" || name == "upgrade" || name == "origin" || name.starts_with("x-stream-protocol") || name.starts_with("sec-websocket")
+        name == "connection"
+            || name == "upgrade"
+            || name == "origin"
+            || name.starts_with("x-stream-protocol")
+            || name.starts_with("sec-websocket")
     };
     let passed = headers.iter().filter(|(name, _)| wanted(name.as_str()));
     let mut onward = HeaderMap::new();

@@ -33,7 +33,9 @@ pub fn is_safe(path: &str) -> bool {
 
 /// Makes the volume hold exactly `payload`, readable by `group` if given. True when something changed.
 pub fn write(dir: &Path, payload: &Payload, group: Option<u32>) -> io::Result<bool> {
-    let old = std::fs::read_link(dir.join(DATA)).ok().map(|target| dir.join(target));
+    let old = std::fs::read_link(dir.join(DATA))
+        .ok()
+        .map(|target| dir.join(target));
     if let Some(old) = &old
         && same(old, payload, group)
     {
@@ -54,7 +56,10 @@ fn write_version(version: &Path, payload: &Payload, group: Option<u32>) -> io::R
     std::fs::set_permissions(version, std::fs::Permissions::from_mode(0o755))?;
     for (path, file) in payload {
         if !is_safe(path) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("invalid path {path:?}")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("invalid path {path:?}"),
+            ));
         }
         let target = version.join(path);
         if let Some(parent) = target.parent() {
@@ -103,7 +108,12 @@ fn switch(dir: &Path, version: &Path, payload: &Payload) -> io::Result<()> {
 fn tops(payload: &Payload) -> std::collections::BTreeSet<PathBuf> {
     payload
         .keys()
-        .filter_map(|path| Path::new(path).components().next().map(|c| PathBuf::from(c.as_os_str())))
+        .filter_map(|path| {
+            Path::new(path)
+                .components()
+                .next()
+                .map(|c| PathBuf::from(c.as_os_str()))
+        })
         .collect()
 }
 
@@ -158,7 +168,10 @@ mod tests {
             mode: 0o644,
             uid: None,
         };
-        files.iter().map(|(path, data)| ((*path).into(), file(data))).collect()
+        files
+            .iter()
+            .map(|(path, data)| ((*path).into(), file(data)))
+            .collect()
     }
 
     #[test]
@@ -174,14 +187,20 @@ mod tests {
         assert_eq!(std::fs::read_to_string(root.join("a")).expect("read"), "3");
         assert!(std::fs::symlink_metadata(root.join("sub")).is_err());
         let versions = std::fs::read_dir(root).expect("list").flatten();
-        assert_eq!(versions.filter(|e| e.file_type().expect("type").is_dir()).count(), 1);
+        assert_eq!(
+            versions.filter(|e| e.file_type().expect("type").is_dir()).count(),
+            1
+        );
     }
 
     #[test]
     fn refuses_paths_that_lead_out() {
         let dir = tempfile::tempdir().expect("a directory");
         for path in ["../x", "/etc/x", "a/../../x", "..data", ""] {
-            assert!(write(dir.path(), &payload(&[(path, "1")]), None).is_err(), "{path}");
+            assert!(
+                write(dir.path(), &payload(&[(path, "1")]), None).is_err(),
+                "{path}"
+            );
         }
     }
 

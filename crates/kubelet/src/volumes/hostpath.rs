@@ -8,7 +8,12 @@ use std::path::Path;
 /// Checks that `path` is what `type_` says; the `OrCreate` types make it.
 pub fn check(path: &Path, type_: &str) -> Result<(), Error> {
     let found = std::fs::metadata(path).ok().map(|m| m.file_type());
-    let failed = |what: &str| Err(Error::Source(format!("hostPath type check failed: {} is not {what}", path.display())));
+    let failed = |what: &str| {
+        Err(Error::Source(format!(
+            "hostPath type check failed: {} is not {what}",
+            path.display()
+        )))
+    };
     match (type_, found) {
         ("", _) => Ok(()),
         ("DirectoryOrCreate", None) => std::fs::DirBuilder::new()
@@ -23,7 +28,9 @@ pub fn check(path: &Path, type_: &str) -> Result<(), Error> {
             .open(path)
             .map(drop)
             .map_err(Error::io("create", path)),
-        ("Directory" | "DirectoryOrCreate", found) if !found.is_some_and(|t| t.is_dir()) => failed("a directory"),
+        ("Directory" | "DirectoryOrCreate", found) if !found.is_some_and(|t| t.is_dir()) => {
+            failed("a directory")
+        }
         ("File" | "FileOrCreate", found) if !found.is_some_and(|t| t.is_file()) => failed("a file"),
         ("Socket", found) if !found.is_some_and(|t| t.is_socket()) => failed("a socket file"),
         ("CharDevice", found) if !found.is_some_and(|t| t.is_char_device()) => failed("a character device"),

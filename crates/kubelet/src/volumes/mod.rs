@@ -111,7 +111,11 @@ pub struct Failure {
 
 /// ConfigMaps and Secrets that a pod's volumes need.
 pub fn references(pod: &Pod) -> HashSet<ObjectKey> {
-    let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
+    let volumes = pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.volumes.as_deref())
+        .unwrap_or_default();
     payload::references(volumes, pod.metadata.namespace.as_deref().unwrap_or_default())
 }
 
@@ -122,8 +126,18 @@ pub async fn ensure(
     pod: &PodView<'_>,
     starting: bool,
 ) -> Result<BTreeMap<String, Mounted>, Vec<Failure>> {
-    let volumes = pod.pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
-    let one = async |volume: &Volume| (volume.name.clone(), ensure_one(context, pod, volume, starting).await);
+    let volumes = pod
+        .pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.volumes.as_deref())
+        .unwrap_or_default();
+    let one = async |volume: &Volume| {
+        (
+            volume.name.clone(),
+            ensure_one(context, pod, volume, starting).await,
+        )
+    };
     let results = futures::future::join_all(volumes.iter().map(one)).await;
     let mut mounted = BTreeMap::new();
     let mut failures = Vec::new();
@@ -135,7 +149,11 @@ pub async fn ensure(
             Err(error) => failures.push(Failure { volume, error }),
         }
     }
-    if failures.is_empty() { Ok(mounted) } else { Err(failures) }
+    if failures.is_empty() {
+        Ok(mounted)
+    } else {
+        Err(failures)
+    }
 }
 
 async fn ensure_one(
@@ -190,7 +208,11 @@ async fn ensure_one(
     let claim = match (&volume.persistent_volume_claim, &volume.ephemeral) {
         (Some(source), _) => (source.claim_name.clone(), source.read_only == Some(true)),
         (_, Some(_)) => (format!("{}-{name}", pod.id.name), false),
-        _ => return Err(Error::Source(format!("volume {name}: this kind of volume is not supported"))),
+        _ => {
+            return Err(Error::Source(format!(
+                "volume {name}: this kind of volume is not supported"
+            )));
+        }
     };
     csi::ensure(context, pod, &claim.0, claim.1, starting).await
 }
@@ -198,7 +220,11 @@ async fn ensure_one(
 fn empty_dir(path: &Path, source: &EmptyDirVolumeSource, pod: &PodView<'_>) -> Result<(), Error> {
     use std::os::unix::fs::PermissionsExt;
     let in_memory = source.medium.as_deref() == Some("Memory");
-    let fresh = if in_memory { !mounts::is_mounted(path) } else { !path.exists() };
+    let fresh = if in_memory {
+        !mounts::is_mounted(path)
+    } else {
+        !path.exists()
+    };
     if !fresh {
         return Ok(());
     }

@@ -23,7 +23,10 @@ pub fn device_of(path: &Path) -> Option<String> {
 /// Mount points at and below a path, in the order of mounting.
 pub fn mounted_below(path: &Path) -> Vec<PathBuf> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    points(&table).into_iter().filter(|point| point.starts_with(path)).collect()
+    points(&table)
+        .into_iter()
+        .filter(|point| point.starts_with(path))
+        .collect()
 }
 
 fn points(table: &str) -> Vec<PathBuf> {

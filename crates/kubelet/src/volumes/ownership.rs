@@ -14,7 +14,11 @@ const READ_ONLY_BITS: u32 = 0o440;
 pub fn give(path: &Path, group: u32, read_only: bool, only_on_mismatch: bool) -> io::Result<()> {
     if only_on_mismatch {
         let root = std::fs::metadata(path)?;
-        let wanted = if read_only { READ_ONLY_BITS | 0o2110 } else { DIR_BITS };
+        let wanted = if read_only {
+            READ_ONLY_BITS | 0o2110
+        } else {
+            DIR_BITS
+        };
         if root.gid() == group && root.mode() & wanted == wanted {
             return Ok(());
         }
@@ -55,6 +59,9 @@ mod tests {
         let own = std::fs::metadata(dir.path()).expect("metadata").gid();
         give(dir.path(), own, false, false).expect("given");
         assert_eq!(std::fs::metadata(&file).expect("metadata").mode() & 0o777, 0o664);
-        assert_eq!(std::fs::metadata(dir.path()).expect("metadata").mode() & 0o2070, 0o2070);
+        assert_eq!(
+            std::fs::metadata(dir.path()).expect("metadata").mode() & 0o2070,
+            0o2070
+        );
     }
 }

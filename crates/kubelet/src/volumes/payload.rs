@@ -28,7 +28,10 @@ pub fn references(volumes: &[Volume], namespace: &str) -> HashSet<ObjectKey> {
             add(Kind::Secret, source.secret_name.as_deref());
         }
         for source in volume.projected.iter().flat_map(|p| p.sources.iter().flatten()) {
-            add(Kind::ConfigMap, source.config_map.as_ref().map(|s| s.name.as_str()));
+            add(
+                Kind::ConfigMap,
+                source.config_map.as_ref().map(|s| s.name.as_str()),
+            );
             add(Kind::Secret, source.secret.as_ref().map(|s| s.name.as_str()));
         }
     }
@@ -49,27 +52,65 @@ pub async fn payload(context: &Context, pod: &PodView<'_>, volume: &Volume) -> R
     if let Some(source) = &volume.config_map {
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
         let key = pod.key(Kind::ConfigMap, &source.name);
-        object(context, key, source.items.as_deref(), source.optional, mode, &mut payload).await?;
+        object(
+            context,
+            key,
+            source.items.as_deref(),
+            source.optional,
+            mode,
+            &mut payload,
+        )
+        .await?;
     }
     if let Some(source) = &volume.secret {
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
         let key = pod.key(Kind::Secret, source.secret_name.as_deref().unwrap_or_default());
-        object(context, key, source.items.as_deref(), source.optional, mode, &mut payload).await?;
+        object(
+            context,
+            key,
+            source.items.as_deref(),
+            source.optional,
+            mode,
+            &mut payload,
+        )
+        .await?;
     }
     if let Some(source) = &volume.downward_api {
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-        downward(context, pod, source.items.as_deref().unwrap_or_default(), mode, &mut payload)?;
+        downward(
+            context,
+            pod,
+            source.items.as_deref().unwrap_or_default(),
+            mode,
+            &mut payload,
+        )?;
     }
     if let Some(projected) = &volume.projected {
         let mode = projected.default_mode.unwrap_or(DEFAULT_MODE);
         for source in projected.sources.iter().flatten() {
             if let Some(source) = &source.config_map {
                 let key = pod.key(Kind::ConfigMap, &source.name);
-                object(context, key, source.items.as_deref(), source.optional, mode, &mut payload).await?;
+                object(
+                    context,
+                    key,
+                    source.items.as_deref(),
+                    source.optional,
+                    mode,
+                    &mut payload,
+                )
+                .await?;
             }
             if let Some(source) = &source.secret {
                 let key = pod.key(Kind::Secret, &source.name);
-                object(context, key, source.items.as_deref(), source.optional, mode, &mut payload).await?;
+                object(
+                    context,
+                    key,
+                    source.items.as_deref(),
+                    source.optional,
+                    mode,
+                    &mut payload,
+                )
+                .await?;
             }
             if let Some(source) = &source.downward_api {
                 let items = source.items.as_deref().unwrap_or_default();
@@ -99,7 +140,11 @@ fn token_owner(pod: &PodView<'_>) -> Option<u32> {
         .into_iter()
         .map(|(_, c)| c.security_context.as_ref().and_then(|s| s.run_as_user).or(of_pod));
     let first = users.next()??;
-    if users.all(|user| user == Some(first)) { u32::try_from(first).ok() } else { None }
+    if users.all(|user| user == Some(first)) {
+        u32::try_from(first).ok()
+    } else {
+        None
+    }
 }
 
 fn bits(mode: i32) -> u32 {
@@ -145,7 +190,10 @@ async fn object(
             None if optional => {}
             None => {
                 let kind = key.kind.name();
-                return Err(Error::Source(format!("{kind} references non-existent {kind} key: {}", item.key)));
+                return Err(Error::Source(format!(
+                    "{kind} references non-existent {kind} key: {}",
+                    item.key
+                )));
             }
         }
     }

@@ -79,10 +79,15 @@ async fn call<T>(
 ) -> Result<T, Error> {
     match tokio::time::timeout(limit, request).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => {
-            Err(Error::Source(format!("rpc {what}: code = {:?} desc = {}", status.code(), status.message())))
-        }
-        Err(_) => Err(Error::Source(format!("rpc {what}: no answer within {}s", limit.as_secs()))),
+        Ok(Err(status)) => Err(Error::Source(format!(
+            "rpc {what}: code = {:?} desc = {}",
+            status.code(),
+            status.message()
+        ))),
+        Err(_) => Err(Error::Source(format!(
+            "rpc {what}: no answer within {}s",
+            limit.as_secs()
+        ))),
     }
 }
 
@@ -90,25 +95,45 @@ impl Driver {
     /// `NodeStageVolume`.
     pub async fn stage(&self, request: csi::NodeStageVolumeRequest) -> Result<(), Error> {
         let mut node = self.node.clone();
-        call("NodeStageVolume", STAGE_TIMEOUT, node.node_stage_volume(request)).await.map(drop)
+        call("NodeStageVolume", STAGE_TIMEOUT, node.node_stage_volume(request))
+            .await
+            .map(drop)
     }
 
     /// `NodeUnstageVolume`.
     pub async fn unstage(&self, request: csi::NodeUnstageVolumeRequest) -> Result<(), Error> {
         let mut node = self.node.clone();
-        call("NodeUnstageVolume", STAGE_TIMEOUT, node.node_unstage_volume(request)).await.map(drop)
+        call(
+            "NodeUnstageVolume",
+            STAGE_TIMEOUT,
+            node.node_unstage_volume(request),
+        )
+        .await
+        .map(drop)
     }
 
     /// `NodePublishVolume`.
     pub async fn publish(&self, request: csi::NodePublishVolumeRequest) -> Result<(), Error> {
         let mut node = self.node.clone();
-        call("NodePublishVolume", STAGE_TIMEOUT, node.node_publish_volume(request)).await.map(drop)
+        call(
+            "NodePublishVolume",
+            STAGE_TIMEOUT,
+            node.node_publish_volume(request),
+        )
+        .await
+        .map(drop)
     }
 
     /// `NodeUnpublishVolume`.
     pub async fn unpublish(&self, request: csi::NodeUnpublishVolumeRequest) -> Result<(), Error> {
         let mut node = self.node.clone();
-        call("NodeUnpublishVolume", UNPUBLISH_TIMEOUT, node.node_unpublish_volume(request)).await.map(drop)
+        call(
+            "NodeUnpublishVolume",
+            UNPUBLISH_TIMEOUT,
+            node.node_unpublish_volume(request),
+        )
+        .await
+        .map(drop)
     }
 }
 
@@ -117,7 +142,11 @@ impl Plugins {
     pub fn driver(&self, name: &str) -> Result<Driver, Error> {
         let drivers = lock(&self.drivers);
         let found = drivers.get(name).map(|(_, driver)| driver.clone());
-        found.ok_or_else(|| Error::NotYet(format!("driver name {name} not found in the list of registered CSI drivers")))
+        found.ok_or_else(|| {
+            Error::NotYet(format!(
+                "driver name {name} not found in the list of registered CSI drivers"
+            ))
+        })
     }
 
     /// Watches the directory for ever.
@@ -153,9 +182,17 @@ impl Plugins {
     }
 
     /// Registers new sockets and forgets those that are gone. False when one did not answer.
-    async fn scan(&self, dir: &Path, registered: &mut HashMap<PathBuf, Option<std::time::SystemTime>>) -> bool {
+    async fn scan(
+        &self,
+        dir: &Path,
+        registered: &mut HashMap<PathBuf, Option<std::time::SystemTime>>,
+    ) -> bool {
         let sockets = sockets(dir);
-        let gone: Vec<PathBuf> = registered.keys().filter(|p| !sockets.contains_key(*p)).cloned().collect();
+        let gone: Vec<PathBuf> = registered
+            .keys()
+            .filter(|p| !sockets.contains_key(*p))
+            .cloned()
+            .collect();
         for path in gone {
             registered.remove(&path);
             let mut drivers = lock(&self.drivers);
@@ -176,7 +213,11 @@ impl Plugins {
             }
             match register(&path).await {
                 Ok(Some(driver)) => {
-                    tracing::info!(driver = driver.name, node = driver.info.node_id, "CSI driver registered");
+                    tracing::info!(
+                        driver = driver.name,
+                        node = driver.info.node_id,
+                        "CSI driver registered"
+                    );
                     lock(&self.drivers).insert(driver.name.clone(), (path.clone(), driver));
                     self.changed.send_modify(|n| *n += 1);
                     registered.insert(path, made);
@@ -220,7 +261,11 @@ async fn register(path: &Path) -> Result<Option<Driver>, Error> {
     if plugin.r#type != KIND {
         return Ok(None);
     }
-    let socket = if plugin.endpoint.is_empty() { path.to_owned() } else { PathBuf::from(&plugin.endpoint) };
+    let socket = if plugin.endpoint.is_empty() {
+        path.to_owned()
+    } else {
+        PathBuf::from(&plugin.endpoint)
+    };
     let result = driver(plugin.name, &socket).await;
     let status = RegistrationStatus {
         plugin_registered: result.is_ok(),
@@ -237,7 +282,9 @@ async fn driver(name: String, socket: &Path) -> Result<Driver, Error> {
     let info = node.node_get_info(csi::NodeGetInfoRequest {});
     let info = call("NodeGetInfo", REGISTER_TIMEOUT, info).await?;
     let capabilities = node.node_get_capabilities(csi::NodeGetCapabilitiesRequest {});
-    let capabilities = call("NodeGetCapabilities", REGISTER_TIMEOUT, capabilities).await?.capabilities;
+    let capabilities = call("NodeGetCapabilities", REGISTER_TIMEOUT, capabilities)
+        .await?
+        .capabilities;
     let has = |wanted: rpc::Type| {
         let mut types = capabilities.iter().filter_map(|c| c.r#type.as_ref());
         types.any(|Type::Rpc(rpc)| rpc.r#type == wanted as i32)

@@ -10,19 +10,28 @@ use std::path::{Component, Path, PathBuf};
 /// Whether a sub path stays below its volume.
 pub fn is_safe(path: &str) -> bool {
     let path = Path::new(path);
-    path.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
+    path.components()
+        .all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
 }
 
 fn open(volume: &OwnedFd, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let path = if path.is_empty() { "." } else { path };
-    rustix::fs::openat2(volume, path, flags | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::BENEATH)
+    rustix::fs::openat2(
+        volume,
+        path,
+        flags | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::BENEATH,
+    )
 }
 
 /// Makes the directory `path` below the volume, following no link out of it.
 fn make(volume: &OwnedFd, path: &str) -> rustix::io::Result<()> {
     let mut done = PathBuf::new();
     for component in Path::new(path).components() {
-        let Component::Normal(name) = component else { continue };
+        let Component::Normal(name) = component else {
+            continue;
+        };
         let parent = open(volume, &done.to_string_lossy(), OFlags::PATH | OFlags::DIRECTORY)?;
         match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o750)) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
@@ -45,9 +54,15 @@ pub fn prepare(
     index: usize,
 ) -> Result<PathBuf, Error> {
     if !is_safe(sub_path) {
-        return Err(Error::Source(format!("subPath {sub_path:?} leads out of the volume")));
+        return Err(Error::Source(format!(
+            "subPath {sub_path:?} leads out of the volume"
+        )));
     }
-    let target = paths.subpaths(uid).join(volume_name).join(container).join(index.to_string());
+    let target = paths
+        .subpaths(uid)
+        .join(volume_name)
+        .join(container)
+        .join(index.to_string());
     let failed = |action: &'static str| {
         let shown = volume.join(sub_path);
         move |error: rustix::io::Errno| Error::Io {
@@ -96,7 +111,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         std::os::unix::fs::symlink("/etc", dir.path().join("out")).expect("a link");
         std::fs::create_dir_all(dir.path().join("a/b")).expect("made");
-        let root = rustix::fs::open(dir.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).expect("open");
+        let root =
+            rustix::fs::open(dir.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).expect("open");
         assert!(open(&root, "out/passwd", OFlags::PATH).is_err());
         assert!(open(&root, "a/b", OFlags::PATH).is_ok());
         make(&root, "x/y").expect("made");

@@ -44,7 +44,10 @@ impl Tokens {
     /// When the first token of a pod must be renewed.
     pub fn next_renewal(&self, uid: &str) -> Option<SystemTime> {
         let held = lock(&self.held);
-        held.iter().filter(|(key, _)| key.0 == uid).map(|(_, held)| held.renew).min()
+        held.iter()
+            .filter(|(key, _)| key.0 == uid)
+            .map(|(_, held)| held.renew)
+            .min()
     }
 }
 
@@ -116,7 +119,9 @@ async fn request(
     let api: Api<ServiceAccount> = Api::namespaced(context.client.clone(), &pod.id.namespace);
     let failed = |reason: String| {
         let namespace = &pod.id.namespace;
-        Error::Source(format!("failed to fetch token for serviceaccount {namespace}/{account}: {reason}"))
+        Error::Source(format!(
+            "failed to fetch token for serviceaccount {namespace}/{account}: {reason}"
+        ))
     };
     let answer = tokio::time::timeout(
         TIMEOUT,
@@ -125,7 +130,9 @@ async fn request(
     .await
     .map_err(|_| failed("no answer in time".into()))?
     .map_err(|e| failed(e.to_string()))?;
-    let status = answer.status.ok_or_else(|| failed("the answer holds none".into()))?;
+    let status = answer
+        .status
+        .ok_or_else(|| failed("the answer holds none".into()))?;
     match (status.token, status.expiration_timestamp) {
         (Some(token), Some(expires)) => Ok((token, SystemTime::from(expires.0))),
         _ => Err(failed("the answer holds none".into())),
@@ -139,7 +146,11 @@ mod tests {
     #[test]
     fn renewed_at_four_fifths_of_its_life() {
         let now = SystemTime::UNIX_EPOCH;
-        let after = |secs| renewal(now, now + Duration::from_secs(secs)).duration_since(now).expect("later");
+        let after = |secs| {
+            renewal(now, now + Duration::from_secs(secs))
+                .duration_since(now)
+                .expect("later")
+        };
         assert_eq!(after(1000), Duration::from_secs(800));
         assert_eq!(after(365 * 24 * 3600), MAX_USE);
     }

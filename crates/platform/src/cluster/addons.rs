@@ -4,19 +4,35 @@
 use super::Cluster;
 use crate::api;
 use serde_json::{Value, json};
+use std::path::Path;
 use std::sync::OnceLock;
 
-static MANIFESTS: OnceLock<Vec<&'static str>> = OnceLock::new();
+static PARTS: OnceLock<Parts> = OnceLock::new();
 
-/// Sets the YAML documents that every cluster gets. Called once, by the binary.
-pub fn set_addons(manifests: Vec<&'static str>) {
-    let _ = MANIFESTS.set(manifests);
+/// What other components contribute to a cluster.
+pub struct Parts {
+    /// YAML documents that every cluster gets.
+    pub manifests: Vec<&'static str>,
+    /// Makes a node's CNI configuration from its network's name, the pods' subnet, the MTU and a directory.
+    pub conflist: fn(&str, &str, u32, &Path) -> String,
+}
+
+/// Called once, by the binary.
+pub fn set_parts(parts: Parts) {
+    let _ = PARTS.set(parts);
+}
+
+/// A node's CNI configuration.
+pub(crate) fn conflist(name: &str, pod_cidr: &str, mtu: u32, data_dir: &Path) -> Option<String> {
+    PARTS
+        .get()
+        .map(|parts| (parts.conflist)(name, pod_cidr, mtu, data_dir))
 }
 
 /// Creates the objects or brings them up to date.
 pub(super) async fn apply(cluster: &Cluster, client: &api::Client) -> Result<(), api::Error> {
     let default_class = cluster.plan.manifest.storage_class.clone();
-    for manifest in MANIFESTS.get().into_iter().flatten() {
+    for manifest in PARTS.get().into_iter().flat_map(|p| &p.manifests) {
         api::apply(client, manifest, |object| mark_default(object, &default_class)).await?;
     }
     Ok(())

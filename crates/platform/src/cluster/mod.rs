@@ -11,7 +11,8 @@ mod region;
 mod status;
 mod up;
 
-pub use addons::set_addons;
+pub(crate) use addons::conflist;
+pub use addons::{Parts, set_parts};
 pub use delete::delete;
 pub use down::down;
 pub use image::{Loaded, load_image};

@@ -138,7 +138,9 @@ fn images_are_there(cluster: &Cluster) -> bool {
         let mut states = statuses.iter().filter_map(|s| s.components.get(&name));
         states.any(|s| s.done)
     };
-    let nodes = cluster.living_regions().flat_map(|r| cluster.plan.nodes_in(&r.name));
+    let nodes = cluster
+        .living_regions()
+        .flat_map(|r| cluster.plan.nodes_in(&r.name));
     nodes.into_iter().all(|n| has_images(&n.name))
 }
 

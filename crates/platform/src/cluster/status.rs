@@ -115,18 +115,17 @@ pub struct RegionState {
 /// Looks at a cluster.
 pub async fn status(name: &str) -> Result<Status, Error> {
     let cluster = Cluster::open(name)?;
-    let (etcd, planes, api, stored) = tokio::join!(
+    let (etcd, planes, api, stored, supervised) = tokio::join!(
         etcd(&cluster),
         planes(&cluster),
         from_api(&cluster),
-        storage::look(&cluster.layout, &cluster.plan, DEADLINE),
+        storage::look(&cluster.layout, &cluster.plan),
+        supervisors(&cluster),
     );
-    let regions = regions(&cluster, stored.stores);
-    let running = regions.iter().filter(|r| r.supervised).count();
-    let host = supervisor_answers(&cluster, HOST);
-    let state = match (host, running) {
-        (false, 0) => "down",
-        (true, n) if n == regions.len() => "up",
+    let all = cluster.plan.regions.len() + 1;
+    let state = match supervised.len() {
+        0 => "down",
+        n if n == all => "up",
         _ => "partly up",
     };
     Ok(Status {
@@ -136,7 +135,7 @@ pub async fn status(name: &str) -> Result<Status, Error> {
         etcd,
         control_planes: with_leases(planes, &api.leases),
         node_groups: groups(&cluster, api.ready.as_ref()),
-        regions: regions.into_iter().map(|r| r.state).collect(),
+        regions: regions(&cluster, stored.stores, &supervised),
         volumes: stored.volumes,
     })
 }
@@ -268,40 +267,44 @@ fn groups(cluster: &Cluster, ready: Option<&BTreeSet<String>>) -> Vec<Group> {
         .collect()
 }
 
-struct Supervised {
-    state: RegionState,
-    supervised: bool,
-}
-
-fn regions(cluster: &Cluster, stores: BTreeMap<String, Vec<storage::Store>>) -> Vec<Supervised> {
+fn regions(
+    cluster: &Cluster,
+    stores: BTreeMap<String, Vec<storage::Store>>,
+    supervised: &BTreeSet<String>,
+) -> Vec<RegionState> {
     let one = |region: &Region| {
         let name = &region.name;
-        let supervised = supervisor_answers(cluster, name);
         let state = match (
             killed_mark(&cluster.layout, name).exists(),
             cut_mark(&cluster.layout, name).exists(),
         ) {
             (true, _) => "failed",
             (false, true) => "cut",
-            (false, false) if supervised => "up",
+            (false, false) if supervised.contains(name) => "up",
             (false, false) => "down",
         };
         let unknown = || storage::Store::unknown(&format!("{}:{STORE_PORT}", region.address));
-        Supervised {
-            state: RegionState {
-                name: name.clone(),
-                state: state.into(),
-                stores: stores.get(name).cloned().unwrap_or_else(|| vec![unknown()]),
-            },
-            supervised,
+        RegionState {
+            name: name.clone(),
+            state: state.into(),
+            stores: stores.get(name).cloned().unwrap_or_else(|| vec![unknown()]),
         }
     };
     cluster.plan.regions.iter().map(one).collect()
 }
 
-fn supervisor_answers(cluster: &Cluster, unit: &str) -> bool {
-    let control = cluster.layout.control(unit);
-    supervisor::call(&control, &Request::Status, Duration::from_millis(300)).is_ok()
+/// The units whose supervisors answer.
+async fn supervisors(cluster: &Cluster) -> BTreeSet<String> {
+    let regions = cluster.plan.regions.iter().map(|r| r.name.clone());
+    let asked = regions.chain([HOST.to_owned()]).map(|unit| {
+        let control = cluster.layout.control(&unit);
+        tokio::task::spawn_blocking(move || {
+            let answer = supervisor::call(&control, &Request::Status, DEADLINE);
+            answer.ok().map(|_| unit)
+        })
+    });
+    let answers = futures::future::join_all(asked).await;
+    answers.into_iter().filter_map(|a| a.ok().flatten()).collect()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::layout::Layout;
 use crate::manifest::{self, Manifest};
 use crate::supervisor::{self, Request, Unit};
 use crate::{pki, registry};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// What `hikube up` was asked.
@@ -137,11 +137,9 @@ async fn start_supervisors(cluster: &Cluster, builder: &Builder<'_>, say: Say<'_
     }
     let host = builder.host();
     host.store(&layout.spec(HOST))?;
-    let control = layout.control(HOST);
-    if supervisor::call(&control, &Request::Reload, SUPERVISOR_PATIENCE).is_err() {
+    if !reload_host(cluster, builder.binary).await {
         say("starting supervisors");
         start_host(cluster, &host).await?;
-        return Ok(());
     }
     for region in cluster.living_regions() {
         // One that was just started has read the new specification already.
@@ -154,6 +152,25 @@ async fn start_supervisors(cluster: &Cluster, builder: &Builder<'_>, say: Say<'_
         say(&format!("applied changes in {}", changed.join(", ")));
     }
     Ok(())
+}
+
+/// Makes a running supervisor of the host act on its specification. `false` when none runs any more: one that runs
+/// an older program leaves its components to a new one.
+async fn reload_host(cluster: &Cluster, binary: &Path) -> bool {
+    let control = cluster.layout.control(HOST);
+    let Ok(answer) = supervisor::call(&control, &Request::Status, START_PATIENCE) else {
+        return false;
+    };
+    if answer.program == binary {
+        return supervisor::call(&control, &Request::Reload, SUPERVISOR_PATIENCE).is_ok();
+    }
+    let left = supervisor::call(&control, &Request::Leave, START_PATIENCE);
+    let deadline = Instant::now() + START_PATIENCE;
+    while control.exists() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tracing::debug!(left = left.is_ok(), "the old supervisor of the host");
+    false
 }
 
 /// Starts the supervisor outside of the regions, as a process of its own.

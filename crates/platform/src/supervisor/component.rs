@@ -140,11 +140,8 @@ impl Keeper {
             let _ = self.stopped.send(false);
             let mut states = self.states.subscribe();
             let needs = self.component.after.clone();
-            let met = states.wait_for(|states| {
-                needs
-                    .iter()
-                    .all(|n| states.get(n).is_some_and(State::is_met))
-            });
+            let met =
+                states.wait_for(|states| needs.iter().all(|n| states.get(n).is_some_and(State::is_met)));
             tokio::select! {
                 met = met => drop(met?),
                 changed = self.desired.changed() => {

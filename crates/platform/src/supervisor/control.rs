@@ -4,7 +4,7 @@ use super::{Error, State};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -35,6 +35,8 @@ pub enum Request {
         /// The level.
         through: u8,
     },
+    /// End, and leave everything running for the next supervisor.
+    Leave,
     /// Stop everything and end.
     Exit,
 }
@@ -47,6 +49,9 @@ pub struct Response {
     /// The supervisor ends now.
     #[serde(default)]
     pub ended: bool,
+    /// The program that the supervisor runs.
+    #[serde(default)]
+    pub program: PathBuf,
     /// The components.
     pub components: BTreeMap<String, State>,
 }

@@ -26,6 +26,9 @@ use tokio_util::sync::CancellationToken;
 /// How often the sizes of log files are looked at.
 const LOG_CHECK: Duration = Duration::from_secs(30);
 
+/// How long an earlier supervisor of the unit may take to end.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Why the supervisor stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -55,7 +58,8 @@ pub enum Error {
 /// Called now and then by the supervisor that also looks after certificates. Returns when to call it again.
 pub type Upkeep = Box<dyn Fn() -> Duration + Send + Sync>;
 
-/// Runs the supervisor of a unit until it is told to stop everything.
+/// Runs the supervisor of a unit until it is asked to end. `shutdown` (SIGTERM) ends only the supervisor: its
+/// components run on, and the next supervisor adopts them.
 ///
 /// `upkeep` runs at the start and then whenever it asked to.
 pub async fn run(spec: &Path, upkeep: Option<Upkeep>, shutdown: CancellationToken) -> Result<(), Error> {
@@ -90,10 +94,7 @@ pub async fn run(spec: &Path, upkeep: Option<Upkeep>, shutdown: CancellationToke
                 Some(request) => request,
                 None => break,
             },
-            () = shutdown.cancelled() => {
-                supervisor.stop(u8::MAX).await;
-                break;
-            }
+            () = shutdown.cancelled() => break,
         };
         let response = supervisor.answer(request).await;
         let ended = response.ended;
@@ -119,10 +120,17 @@ fn lock(unit: &Unit) -> Result<std::fs::File, Error> {
         crate::files::private_dir(dir).map_err(failed("create the directory of"))?;
     }
     let file = std::fs::File::create(&path).map_err(failed("create"))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Running(unit.name.clone())),
-        Err(std::fs::TryLockError::Error(source)) => Err(failed("lock")(source)),
+    // One that was asked to leave needs a moment to end.
+    let deadline = std::time::Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(std::fs::TryLockError::WouldBlock) if std::time::Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(std::fs::TryLockError::WouldBlock) => return Err(Error::Running(unit.name.clone())),
+            Err(std::fs::TryLockError::Error(source)) => return Err(failed("lock")(source)),
+        }
     }
 }
 
@@ -219,6 +227,12 @@ impl Supervisor {
                 None => return Response::failed(format!("no component {component}")),
             },
             Request::Stop { through } => self.stop(through).await,
+            Request::Leave => {
+                return Response {
+                    ended: true,
+                    ..self.response()
+                };
+            }
             Request::Exit => {
                 self.stop(u8::MAX).await;
                 return Response {
@@ -234,6 +248,7 @@ impl Supervisor {
         Response {
             error: None,
             ended: false,
+            program: std::env::current_exe().unwrap_or_default(),
             components: self.states.borrow().clone(),
         }
     }

@@ -1,3 +1,5 @@
+//! Defaults of each kind.
+
 use super::*;
 use crate::registry;
 use proptest::prelude::*;
@@ -253,8 +255,10 @@ fn others() {
 }
 
 fn any_json() -> impl Strategy<Value = Value> {
-    let name =
-        "(spec|template|metadata|labels|containers|volumes|ports|resources|limits|strategy|type|data|status)";
+    let names = "spec template metadata labels containers volumes ports resources limits strategy type data status \
+        conditions name rules metrics subsets addresses nodePort finalizers $patch $retainKeys \
+        $setElementOrder/containers $deleteFromPrimitiveList/finalizers";
+    let name = proptest::sample::select(names.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
@@ -264,7 +268,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(5, 40, 4, move |inner| {
         prop_oneof![
             proptest::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
-            proptest::collection::btree_map(name, inner, 0..4)
+            proptest::collection::btree_map(name.clone(), inner, 0..4)
                 .prop_map(|m| Value::Object(m.into_iter().collect())),
         ]
     })
@@ -273,7 +277,7 @@ fn any_json() -> impl Strategy<Value = Value> {
 proptest! {
     /// Whatever a client sends: no panic, pruning twice is pruning once, defaulting twice is defaulting once.
     #[test]
-    fn steps_are_idempotent(object in any_json(), index in 0..200_usize) {
+    fn steps_are_idempotent(object in any_json(), other in any_json(), index in 0..200_usize) {
         let resources = registry().resources();
         let resource = &resources[index % resources.len()];
         let mut pruned = object;
@@ -285,6 +289,25 @@ proptest! {
         default(resource, &mut pruned);
         let mut again = pruned.clone();
         default(resource, &mut again);
-        prop_assert_eq!(pruned, again);
+        prop_assert_eq!(&pruned, &again);
+        never_panics(resource, &pruned, other);
     }
+}
+
+fn never_panics(resource: &Resource, object: &Value, other: Value) {
+    use crate::strategy;
+    let mut new = other;
+    strategy::prepare_create(resource, &mut new);
+    strategy::prepare_update(resource, object, &mut new);
+    strategy::prepare_status_update(resource, object, &mut new);
+    strategy::prepare_approval_update(object, &mut new);
+    strategy::prepare_ephemeral_containers_update(object, &mut new);
+    let _ = crate::validate_create(resource, &new);
+    let _ = crate::validate_update(resource, object, &new);
+    let _ = crate::validate_status_update(resource, object, &new);
+    let _ = crate::strategic_merge(resource, object, &new);
+    let _ = crate::field_labels(resource, &new);
+    let _ = crate::table::row(resource, &new, 0);
+    crate::convert::to_storage(resource, &mut new);
+    crate::convert::from_storage(resource, &mut new);
 }

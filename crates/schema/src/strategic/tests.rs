@@ -1,3 +1,5 @@
+//! Cases of strategic merge patch, and its laws.
+
 use super::*;
 use crate::registry;
 use proptest::prelude::*;

@@ -39,6 +39,61 @@ pub(super) fn keep_allocated(old: &Value, new: &mut Value) {
     {
         fill(spec, "healthCheckNodePort", old);
     }
+    drop_unused(old, spec, &new_type);
+}
+
+/// What only the old type needed goes, unless the client changed it: then validation says why it must not be there.
+fn drop_unused(old: &Value, spec: &mut Map<String, Value>, new_type: &str) {
+    let old_type = old.text(&["spec", "type"]);
+    let mut gone: Vec<&str> = Vec::new();
+    if old_type != "ExternalName" && new_type == "ExternalName" {
+        gone.extend([
+            "clusterIP",
+            "clusterIPs",
+            "ipFamilies",
+            "ipFamilyPolicy",
+            "internalTrafficPolicy",
+        ]);
+    }
+    if old_type == "LoadBalancer" && new_type != "LoadBalancer" {
+        gone.extend([
+            "allocateLoadBalancerNodePorts",
+            "loadBalancerClass",
+            "healthCheckNodePort",
+        ]);
+    }
+    let has_node_ports = |kind: &str| matches!(kind, "NodePort" | "LoadBalancer");
+    let loses_node_ports = has_node_ports(old_type) && !has_node_ports(new_type);
+    if loses_node_ports && crate::value::is_empty(spec.get("externalIPs")) {
+        gone.push("externalTrafficPolicy");
+    }
+    for name in gone {
+        if spec.get(name) == old.at(&["spec", name]) {
+            spec.shift_remove(name);
+        }
+    }
+    if !loses_node_ports {
+        return;
+    }
+    let old_ports: Vec<i64> = old
+        .items(&["spec", "ports"])
+        .iter()
+        .filter_map(|p| p.int(&["nodePort"]))
+        .collect();
+    for port in spec
+        .get_mut("ports")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
+        if port
+            .int(&["nodePort"])
+            .is_some_and(|number| old_ports.contains(&number))
+            && let Value::Object(port) = port
+        {
+            port.shift_remove("nodePort");
+        }
+    }
 }
 
 fn fill(spec: &mut Map<String, Value>, name: &str, old: &Value) {

@@ -1,3 +1,5 @@
+//! What each path keeps and takes.
+
 use super::*;
 use crate::{default, registry};
 
@@ -114,6 +116,23 @@ fn services_keep_what_was_allocated() {
     assert_eq!(new["spec"]["clusterIPs"], json!(["10.96.0.1"]));
     assert_eq!(new["spec"]["ports"][0]["nodePort"], 30001);
     assert!(new["spec"]["ports"][1].get("nodePort").is_none());
+}
+
+#[test]
+fn services_lose_what_their_new_type_does_not_need() {
+    let old = json!({"spec": {"type": "NodePort", "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"],
+        "externalTrafficPolicy": "Cluster", "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30000}]}});
+    let mut new = old.clone();
+    new["spec"]["type"] = "ClusterIP".into();
+    prepare_update(resource("", "services"), &old, &mut new);
+    assert_eq!(
+        new["spec"],
+        json!({"type": "ClusterIP", "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"],
+               "ports": [{"port": 80, "protocol": "TCP"}]})
+    );
+    new["spec"]["type"] = "ExternalName".into();
+    prepare_update(resource("", "services"), &old, &mut new);
+    assert!(new["spec"].get("clusterIP").is_none() && new["spec"].get("clusterIPs").is_none());
 }
 
 #[test]

@@ -1,3 +1,5 @@
+//! What kubectl get shows.
+
 use super::*;
 use crate::registry;
 use serde_json::json;

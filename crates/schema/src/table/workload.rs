@@ -232,13 +232,12 @@ fn job(o: &Value, now: i64) -> Vec<Value> {
         "Failed"
     } else if o.at(&["metadata", "deletionTimestamp"]).is_some() {
         "Terminating"
-    } else if let Some(kind) = ["Suspended", "FailureTarget", "SuccessCriteriaMet"]
-        .into_iter()
-        .find(|kind| is_true(o, kind))
-    {
-        kind
     } else {
-        "Running"
+        let states = ["Suspended", "FailureTarget", "SuccessCriteriaMet"];
+        states
+            .into_iter()
+            .find(|kind| is_true(o, kind))
+            .unwrap_or("Running")
     };
     let [names, images] = containers(o.at(&["spec", "template", "spec"]));
     vec![

@@ -228,14 +228,38 @@ fn stateful_set(c: &mut Causes, spec: &Value) {
     c.not_negative(spec, "replicas");
     c.not_negative(spec, "minReadySeconds");
     c.field(spec, "ordinals", |c, ordinals| c.not_negative(ordinals, "start"));
-    if spec.text(&["serviceName"]) != "" {
-        c.name_rule(spec, "serviceName", names::dns1035_label);
-    }
+    c.name_rule(spec, "serviceName", names::dns_label);
     selector(c, spec, "statefulset");
-    template(c, spec);
+    template(c, &with_claim_volumes(spec));
     c.each(spec, "volumeClaimTemplates", |c, _, claim| {
         c.at("spec", |c| storage::claim_spec(c, super::spec(claim)));
     });
+}
+
+/// The spec with a volume for each claim template that the pod template does not name itself: the controller
+/// adds them to the pods, so mounts may refer to them. They come last, which keeps the indices of the others.
+fn with_claim_volumes(spec: &Value) -> Value {
+    let mut spec = spec.clone();
+    let claims: Vec<String> = spec
+        .items(&["volumeClaimTemplates"])
+        .iter()
+        .map(|c| c.text(&["metadata", "name"]).to_owned())
+        .collect();
+    let Some(pod) = spec.pointer_mut("/template/spec").and_then(Value::as_object_mut) else {
+        return spec;
+    };
+    let volumes = pod.entry("volumes").or_insert_with(|| Value::Array(Vec::new()));
+    if volumes.is_null() {
+        *volumes = Value::Array(Vec::new());
+    }
+    if let Some(volumes) = volumes.as_array_mut() {
+        for claim in claims {
+            if !claim.is_empty() && !volumes.iter().any(|v| v.text(&["name"]) == claim) {
+                volumes.push(serde_json::json!({"name": claim, "emptyDir": {}}));
+            }
+        }
+    }
+    spec
 }
 
 fn daemon_set(c: &mut Causes, spec: &Value) {

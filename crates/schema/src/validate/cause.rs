@@ -163,9 +163,15 @@ impl Causes {
     }
 
     fn push(&mut self, reason: Reason, message: String) {
+        // Upstream names the object as a whole like this.
+        let field = if self.path.is_empty() {
+            "[]".to_owned()
+        } else {
+            self.path.clone()
+        };
         self.found.push(Cause {
             reason,
-            field: self.path.clone(),
+            field,
             message,
         });
     }

@@ -12,7 +12,8 @@ const DATA_MAX: usize = 1024 * 1024;
 
 /// Bytes that a base64 text stands for.
 fn decoded_length(text: &str) -> usize {
-    text.len() / 4 * 3 - text.bytes().rev().take_while(|b| *b == b'=').count().min(2)
+    let padding = text.bytes().rev().take_while(|b| *b == b'=').count().min(2);
+    (text.len() / 4 * 3).saturating_sub(padding)
 }
 
 /// `ConfigMap`.
@@ -67,11 +68,11 @@ pub(super) fn secret(c: &mut Causes, o: &Value) {
         }
         "kubernetes.io/dockercfg" => json_entry(c, o, ".dockercfg"),
         "kubernetes.io/dockerconfigjson" => json_entry(c, o, ".dockerconfigjson"),
-        "kubernetes.io/basic-auth" => {
-            if o.at(&["data", "username"]).is_none() && o.at(&["data", "password"]).is_none() {
-                needs(c, "username");
-                needs(c, "password");
-            }
+        "kubernetes.io/basic-auth"
+            if o.at(&["data", "username"]).is_none() && o.at(&["data", "password"]).is_none() =>
+        {
+            needs(c, "username");
+            needs(c, "password");
         }
         "kubernetes.io/ssh-auth" => needs(c, "ssh-privatekey"),
         "kubernetes.io/tls" => {

@@ -36,6 +36,11 @@ pub fn validate_create(resource: &Resource, object: &Value) -> Vec<Cause> {
         meta::metadata(&mut c, resource, object);
     }
     rules(&mut c, resource, object);
+    if resource.is("", "pods") && !object.items(&["spec", "ephemeralContainers"]).is_empty() {
+        c.at("spec.ephemeralContainers", |c| {
+            c.forbidden("cannot be set on create")
+        });
+    }
     c.into_vec()
 }
 
@@ -98,8 +103,8 @@ fn rules(c: &mut Causes, resource: &Resource, o: &Value) {
 
 fn core_rules(c: &mut Causes, plural: &str, o: &Value) {
     match plural {
-        "pods" => c.at("spec", |c| pod::spec(c, spec(o), pod::Place::Pod)),
-        "podtemplates" => c.field(o, "template", |c, t| pod::template(c, t)),
+        "pods" => c.at("spec", |c| pod::spec(c, spec(o))),
+        "podtemplates" => c.field(o, "template", pod::template),
         "replicationcontrollers" => apps::replication_controller(c, o),
         "services" => c.at("spec", |c| service::spec(c, spec(o))),
         "configmaps" => config::config_map(c, o),
@@ -132,8 +137,8 @@ fn status_rules(c: &mut Causes, resource: &Resource, status: &Value) {
             });
         }
         ("", "nodes") => {
-            c.field(status, "capacity", |c, list| resources::node_amounts(c, list));
-            c.field(status, "allocatable", |c, list| resources::node_amounts(c, list));
+            c.field(status, "capacity", resources::node_amounts);
+            c.field(status, "allocatable", resources::node_amounts);
         }
         ("apps" | "batch", _) => {
             for name in [

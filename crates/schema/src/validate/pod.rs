@@ -7,13 +7,6 @@ use super::{container, meta, resources, scheduling, security, volume};
 use crate::names;
 use crate::value::ValueExt as _;
 
-/// Where a pod spec stands: some rules differ.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
-    Pod,
-    Template,
-}
-
 /// A pod template.
 pub(super) fn template(c: &mut Causes, template: &Value) {
     c.at("metadata", |c| {
@@ -28,18 +21,15 @@ pub(super) fn template(c: &mut Causes, template: &Value) {
                 c.forbidden("ephemeral containers not allowed in pod template")
             });
         }
-        self::spec(c, spec, Place::Template);
+        self::spec(c, spec);
     });
 }
 
 /// A pod spec.
-pub(super) fn spec(c: &mut Causes, spec: &Value, place: Place) {
+pub(super) fn spec(c: &mut Causes, spec: &Value) {
     let volumes = volume::volumes(c, spec);
     if spec.items(&["containers"]).is_empty() {
         c.at("containers", |c| c.required(""));
-    }
-    if place == Place::Pod && !spec.items(&["ephemeralContainers"]).is_empty() {
-        c.at("ephemeralContainers", |c| c.forbidden("cannot be set on create"));
     }
     container::all(c, spec, &volumes);
     c.one_of(spec, "restartPolicy", &["Always", "Never", "OnFailure"], true);
@@ -72,7 +62,7 @@ pub(super) fn spec(c: &mut Causes, spec: &Value, place: Place) {
     c.field(spec, "os", |c, os| {
         c.one_of(os, "name", &["linux", "windows"], true)
     });
-    c.field(spec, "securityContext", |c, context| security::pod(c, context));
+    c.field(spec, "securityContext", security::pod);
     if spec.flag(&["shareProcessNamespace"]) && spec.flag(&["hostPID"]) {
         c.at("shareProcessNamespace", |c| {
             c.invalid(true, "ShareProcessNamespace and HostPID cannot both be enabled");

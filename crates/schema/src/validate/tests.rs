@@ -1,3 +1,5 @@
+//! Refusals, as upstream words them.
+
 use super::*;
 use crate::{default, registry, strategy};
 use serde_json::json;
@@ -294,7 +296,7 @@ fn config_rules() {
     let big = json!({"metadata": metadata(), "data": {"a": "x".repeat(1024 * 1024 + 1)}});
     assert_eq!(
         create("", "configmaps", big),
-        [": Too long: may not be more than 1048576 bytes"]
+        ["[]: Too long: may not be more than 1048576 bytes"]
     );
 }
 
@@ -366,6 +368,10 @@ fn pods_change_little() {
         [""; 0]
     );
     assert_eq!(changed(|p| p["metadata"]["labels"] = json!({"a": "b"})), [""; 0]);
+    assert_eq!(
+        changed(|p| p["spec"]["containers"][0]["tty"] = false.into()),
+        [""; 0]
+    );
     assert_eq!(
         changed(|p| p["spec"]["tolerations"] = json!([{"operator": "Exists"}])),
         [""; 0]
@@ -494,4 +500,27 @@ fn nothing_panics_on_empty_objects() {
         let _ = validate_update(resource, &object, &json!({"spec": {"a": 1}}));
         let _ = validate_status_update(resource, &object, &json!({"status": {"a": 1}}));
     }
+}
+
+#[test]
+fn a_stateful_set_mounts_the_volumes_of_its_claim_templates() {
+    let object = |mount: &str| {
+        json!({"metadata": {"name": "s", "namespace": "d"}, "spec": {
+            "serviceName": "s", "replicas": 1, "podManagementPolicy": "OrderedReady",
+            "updateStrategy": {"type": "RollingUpdate"},
+            "selector": {"matchLabels": {"a": "b"}},
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {
+                "restartPolicy": "Always", "dnsPolicy": "ClusterFirst",
+                "containers": [{"name": "c", "image": "i", "terminationMessagePolicy": "File",
+                    "imagePullPolicy": "Always", "volumeMounts": [{"name": mount, "mountPath": "/d"}]}]}},
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {
+                "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]}})
+    };
+    let set = crate::registry().find("apps", "v1", "statefulsets").unwrap();
+    let refused = |mount: &str| {
+        let causes = crate::validate_create(set, &object(mount));
+        causes.iter().filter(|c| c.field.contains("volumeMounts")).count()
+    };
+    assert_eq!(refused("data"), 0);
+    assert_eq!(refused("other"), 1);
 }

@@ -27,11 +27,11 @@ pub(super) fn rules(c: &mut Causes, resource: &Resource, old: &Value, new: &Valu
         ("apps", "statefulsets") => c.at("spec", |c| stateful_set(c, old_spec, new_spec)),
         ("apps", "controllerrevisions") => c.immutable(old, new, "data"),
         ("batch", "jobs") => c.at("spec", |c| job(c, old_spec, new_spec)),
-        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => {
-            if !same(old.get("roleRef"), new.get("roleRef")) {
-                let value = new.get("roleRef").cloned().unwrap_or_default();
-                c.at("roleRef", |c| c.invalid(value, "cannot change roleRef"));
-            }
+        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings")
+            if !same(old.get("roleRef"), new.get("roleRef")) =>
+        {
+            let value = new.get("roleRef").cloned().unwrap_or_default();
+            c.at("roleRef", |c| c.invalid(value, "cannot change roleRef"));
         }
         ("storage.k8s.io", "storageclasses") => {
             for name in ["parameters", "provisioner", "reclaimPolicy"] {
@@ -43,10 +43,8 @@ pub(super) fn rules(c: &mut Causes, resource: &Resource, old: &Value, new: &Valu
             }
             c.immutable(old, new, "volumeBindingMode");
         }
-        ("storage.k8s.io", "volumeattachments") => {
-            if !same(Some(old_spec), Some(new_spec)) {
-                c.at("spec", |c| c.invalid(new_spec.clone(), "field is immutable"));
-            }
+        ("storage.k8s.io", "volumeattachments") if !same(Some(old_spec), Some(new_spec)) => {
+            c.at("spec", |c| c.invalid(new_spec.clone(), "field is immutable"));
         }
         ("storage.k8s.io", "csidrivers") => c.at("spec", |c| {
             for name in ["attachRequired", "volumeLifecycleModes"] {

@@ -193,11 +193,9 @@ fn projected(c: &mut Causes, source: &Value) {
     const TOKEN_SECONDS_MAX: i64 = 1 << 32;
     mode(c, source, "defaultMode");
     c.each(source, "sources", |c, _, part| {
-        let mut found = 0;
-        for (kind, inner) in part.as_object().into_iter().flatten() {
-            found += 1;
+        for (index, (kind, inner)) in part.as_object().into_iter().flatten().enumerate() {
             c.at(kind, |c| {
-                if found > 1 {
+                if index > 0 {
                     c.forbidden("may not specify more than 1 volume type");
                     return;
                 }

@@ -57,9 +57,8 @@ impl Leases {
         };
         let answer = self
             .members
-            .call("lease", TRY_TIMEOUT, |channel| {
-                let request = request;
-                async move { LeaseClient::new(channel).lease_grant(request).await }
+            .call("lease", TRY_TIMEOUT, |channel| async move {
+                LeaseClient::new(channel).lease_grant(request).await
             })
             .await?;
         let lease = Lease {

@@ -24,8 +24,9 @@ const ROUND_PAUSE: Duration = Duration::from_millis(100);
 /// A request is given up after this time. An etcd election takes up to 2 s, a client waits up to 60 s.
 const TOTAL_DEADLINE: Duration = Duration::from_secs(10);
 
-/// One try of a small request; then the next member is asked.
-pub(super) const TRY_TIMEOUT: Duration = Duration::from_millis(1500);
+/// One try of a small request; then the next member is asked. A member that lost its leader answers after an
+/// election, which takes one to two seconds, so that a second round finds it.
+pub(super) const TRY_TIMEOUT: Duration = Duration::from_secs(1);
 /// One try of a request whose answer may be large.
 pub(super) const LARGE_TRY_TIMEOUT: Duration = Duration::from_secs(8);
 

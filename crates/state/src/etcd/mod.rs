@@ -127,21 +127,29 @@ impl EtcdStore {
         expected: i64,
         ttl: Option<Duration>,
     ) -> Result<Written, Error> {
-        let lease = match ttl {
-            Some(ttl) => self.leases.get(ttl).await?,
-            None => 0,
+        let Some(ttl) = ttl else {
+            let write = Request::RequestPut(PutRequest {
+                key: key.into(),
+                value: value.to_vec(),
+                lease: 0,
+            });
+            return self.compare_and_write(key, expected, write).await;
         };
-        let write = Request::RequestPut(PutRequest {
-            key: key.into(),
-            value: value.to_vec(),
-            lease,
-        });
-        let result = self.compare_and_write(key, expected, write).await;
-        if lease != 0 && matches!(result, Err(Error::Refused { .. })) {
-            // etcd lost the lease (a restore, a pause longer than its time): the next write asks for a new one.
-            self.leases.forget(lease);
+        // Twice: etcd may have lost the lease (a restore, a pause longer than its time), and then wants a new one.
+        let mut last = false;
+        loop {
+            let lease = self.leases.get(ttl).await?;
+            let write = Request::RequestPut(PutRequest {
+                key: key.into(),
+                value: value.to_vec(),
+                lease,
+            });
+            match self.compare_and_write(key, expected, write).await {
+                Err(Error::Refused { .. }) if !last => self.leases.forget(lease),
+                result => return result,
+            }
+            last = true;
         }
-        result
     }
 }
 
@@ -276,9 +284,8 @@ impl StateStore for EtcdStore {
         };
         let result = self
             .members
-            .call("compact", LARGE_TRY_TIMEOUT, |channel| {
-                let request = request;
-                async move { KvClient::new(channel).compact(request).await }
+            .call("compact", LARGE_TRY_TIMEOUT, |channel| async move {
+                KvClient::new(channel).compact(request).await
             })
             .await;
         match result {

@@ -57,7 +57,8 @@ pub struct DriverInfo {
 async fn ask<T>(what: &str, request: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
     match tokio::time::timeout(TIMEOUT, request).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(Error::Source(format!("{what}: {error}"))),
+        Ok(Err(error @ kube::Error::Api(_))) => Err(Error::Source(format!("{what}: {error}"))),
+        Ok(Err(error)) => Err(Error::NotYet(format!("{what}: {error}"))),
         Err(_) => Err(Error::NotYet(format!("{what}: the API does not answer"))),
     }
 }
@@ -70,7 +71,9 @@ pub async fn resolve(context: &Context, pod: &PodView<'_>, name: &str) -> Result
     let spec = claim.spec.unwrap_or_default();
     let phase = claim.status.and_then(|s| s.phase).unwrap_or_default();
     let Some(volume) = spec.volume_name.filter(|v| !v.is_empty() && phase == "Bound") else {
-        return Err(Error::NotYet(format!("persistentvolumeclaim {name:?} is not bound")));
+        return Err(Error::NotYet(format!(
+            "persistentvolumeclaim {name:?} is not bound"
+        )));
     };
     let volumes: Api<PersistentVolume> = Api::all(context.client.clone());
     let found = ask(&format!("persistentvolume {volume:?}"), volumes.get_opt(&volume)).await?;
@@ -78,11 +81,15 @@ pub async fn resolve(context: &Context, pod: &PodView<'_>, name: &str) -> Result
     let spec_of_volume = object.spec.unwrap_or_default();
     let owner = spec_of_volume.claim_ref.as_ref().and_then(|c| c.uid.clone());
     if owner.is_some() && owner != claim.metadata.uid {
-        return Err(Error::Source(format!("persistentvolume {volume:?} is bound to another claim")));
+        return Err(Error::Source(format!(
+            "persistentvolume {volume:?} is bound to another claim"
+        )));
     }
-    let source = spec_of_volume
-        .csi
-        .ok_or_else(|| Error::Source(format!("persistentvolume {volume:?}: only CSI volumes are supported")))?;
+    let source = spec_of_volume.csi.ok_or_else(|| {
+        Error::Source(format!(
+            "persistentvolume {volume:?}: only CSI volumes are supported"
+        ))
+    })?;
     Ok(Claim {
         name: name.into(),
         volume,
@@ -102,7 +109,9 @@ pub async fn resolve(context: &Context, pod: &PodView<'_>, name: &str) -> Result
 impl Claim {
     /// Whether one node alone writes to it.
     pub fn single_writer(&self) -> bool {
-        self.access_modes.iter().any(|m| m == "ReadWriteOnce" || m == "ReadWriteOncePod")
+        self.access_modes
+            .iter()
+            .any(|m| m == "ReadWriteOnce" || m == "ReadWriteOncePod")
     }
 
     /// How the driver shall make it accessible. `multi_writer`: the driver tells apart several writers on one
@@ -139,7 +148,9 @@ impl Claim {
 /// Asks for the CSIDriver object; without one the defaults hold.
 pub async fn driver_info(context: &Context, name: &str) -> Result<DriverInfo, Error> {
     let drivers: Api<CSIDriver> = Api::all(context.client.clone());
-    let spec = ask(&format!("csidriver {name:?}"), drivers.get_opt(name)).await?.map(|d| d.spec);
+    let spec = ask(&format!("csidriver {name:?}"), drivers.get_opt(name))
+        .await?
+        .map(|d| d.spec);
     let spec = spec.unwrap_or_default();
     Ok(DriverInfo {
         attach_required: spec.attach_required.unwrap_or(true),
@@ -169,7 +180,11 @@ pub async fn wait_attached(context: &Context, claim: &Claim) -> Result<HashMap<S
         let usable = found?.filter(|a| a.metadata.deletion_timestamp.is_none());
         if let Some(status) = usable.and_then(|a| a.status) {
             if status.attached {
-                return Ok(status.attachment_metadata.unwrap_or_default().into_iter().collect());
+                return Ok(status
+                    .attachment_metadata
+                    .unwrap_or_default()
+                    .into_iter()
+                    .collect());
             }
             why = status.attach_error.and_then(|e| e.message).unwrap_or_default();
         }
@@ -177,18 +192,27 @@ pub async fn wait_attached(context: &Context, claim: &Claim) -> Result<HashMap<S
         pause = (pause * 2).min(LOOK_MAX);
     }
     let volume = &claim.volume;
-    Err(Error::NotYet(format!("volume {volume} is not attached to node {node} yet {why}")))
+    Err(Error::NotYet(format!(
+        "volume {volume} is not attached to node {node} yet {why}"
+    )))
 }
 
 /// The content of a secret that a volume refers to.
-pub async fn secrets(context: &Context, secret: Option<&SecretReference>) -> Result<HashMap<String, String>, Error> {
-    let Some(reference) = secret else { return Ok(HashMap::new()) };
+pub async fn secrets(
+    context: &Context,
+    secret: Option<&SecretReference>,
+) -> Result<HashMap<String, String>, Error> {
+    let Some(reference) = secret else {
+        return Ok(HashMap::new());
+    };
     let name = reference.name.clone().unwrap_or_default();
     let namespace = reference.namespace.clone().unwrap_or_default();
     let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
     let found = ask(&format!("secret {namespace}/{name}"), secrets.get(&name)).await?;
     let data = found.data.unwrap_or_default().into_iter();
-    Ok(data.map(|(key, value)| (key, String::from_utf8_lossy(&value.0).into_owned())).collect())
+    Ok(data
+        .map(|(key, value)| (key, String::from_utf8_lossy(&value.0).into_owned()))
+        .collect())
 }
 
 #[cfg(test)]

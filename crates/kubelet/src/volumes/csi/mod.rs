@@ -64,15 +64,21 @@ pub async fn ensure(
 ) -> Result<Mounted, Error> {
     let key = (pod.id.uid.clone(), claim.to_owned());
     let known = lock(&context.volumes.published).get(&key).cloned();
-    if let Some(mounted) = known.filter(|_| !starting) {
+    if let Some(mounted) = known.clone().filter(|_| !starting) {
         return Ok(mounted);
     }
-    let claim = claim::resolve(context, pod, claim).await?;
+    let claim = match (claim::resolve(context, pod, claim).await, known) {
+        // An API that is away keeps no container from being restarted on the mount that is there.
+        (Err(Error::NotYet(_)), Some(mounted)) if mounts::is_mounted(&mounted.path) => return Ok(mounted),
+        (resolved, _) => resolved?,
+    };
     let driver = context.plugins.driver(&claim.driver)?;
     let name = unique_name(&claim.driver, &claim.handle);
     let in_use = context.node.use_volume(&name);
     if tokio::time::timeout(IN_USE_TIMEOUT, in_use).await.is_err() {
-        return Err(Error::NotYet("the API has not taken over yet that the volume is in use".into()));
+        return Err(Error::NotYet(
+            "the API has not taken over yet that the volume is in use".into(),
+        ));
     }
     let info = claim::driver_info(context, &claim.driver).await?;
     let publish_context = if info.attach_required {
@@ -115,7 +121,11 @@ pub async fn ensure(
     let request = csi::NodePublishVolumeRequest {
         volume_id: claim.handle.clone(),
         publish_context,
-        staging_target_path: if driver.stages { paths.staging.to_string_lossy().into() } else { String::new() },
+        staging_target_path: if driver.stages {
+            paths.staging.to_string_lossy().into()
+        } else {
+            String::new()
+        },
         target_path: paths.target.to_string_lossy().into(),
         volume_capability: Some(claim.capability(driver.multi_writer)),
         readonly: read_only,
@@ -144,10 +154,22 @@ struct Places {
 impl Places {
     fn new(context: &Context, record: &Record, uid: &str) -> Self {
         let node = record.node_dir(&context.paths.staged());
-        let pod = context.paths.volumes(uid).join("kubernetes.io~csi").join(&record.persistent_volume);
+        let pod = context
+            .paths
+            .volumes(uid)
+            .join("kubernetes.io~csi")
+            .join(&record.persistent_volume);
         Self {
-            staging: if record.block { node.join("dev") } else { node.join("globalmount") },
-            target: if record.block { pod.join("device") } else { pod.join("mount") },
+            staging: if record.block {
+                node.join("dev")
+            } else {
+                node.join("globalmount")
+            },
+            target: if record.block {
+                pod.join("device")
+            } else {
+                pod.join("mount")
+            },
             pod_record: pod.join(record::FILE),
             node_record: node.join(record::FILE),
         }
@@ -166,7 +188,12 @@ fn drop_stale(paths: &Places) -> Result<(), Error> {
 }
 
 fn pod_info(pod: &PodView<'_>) -> HashMap<String, String> {
-    let account = pod.pod.spec.as_ref().and_then(|s| s.service_account_name.clone()).unwrap_or_default();
+    let account = pod
+        .pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.service_account_name.clone())
+        .unwrap_or_default();
     [
         ("csi.storage.k8s.io/pod.name", pod.id.name.clone()),
         ("csi.storage.k8s.io/pod.namespace", pod.id.namespace.clone()),
@@ -186,7 +213,9 @@ async fn own(
     target: &Path,
     read_only: bool,
 ) -> Result<(), Error> {
-    let Some(group) = pod.fs_group().filter(|_| !claim.block) else { return Ok(()) };
+    let Some(group) = pod.fs_group().filter(|_| !claim.block) else {
+        return Ok(());
+    };
     let wanted = match info.fs_group_policy.as_str() {
         "None" => false,
         "File" => true,
@@ -197,7 +226,8 @@ async fn own(
     }
     let only_on_mismatch = pod.only_on_mismatch();
     let path = target.to_owned();
-    let given = tokio::task::spawn_blocking(move || ownership::give(&path, group, read_only, only_on_mismatch));
+    let given =
+        tokio::task::spawn_blocking(move || ownership::give(&path, group, read_only, only_on_mismatch));
     given
         .await
         .unwrap_or_else(|e| Err(std::io::Error::other(e)))

@@ -52,13 +52,20 @@ impl Record {
 
     /// The volume's directory for the whole node.
     pub fn node_dir(&self, staged: &Path) -> PathBuf {
-        let hash: String = Sha256::digest(&self.volume_handle).iter().map(|b| format!("{b:02x}")).collect();
+        let hash: String = Sha256::digest(&self.volume_handle)
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
         staged.join(&self.driver_name).join(hash)
     }
 }
 
 fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> {
-    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path())
+    std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.path())
 }
 
 /// Volumes that are published for a pod, with their directories.
@@ -81,7 +88,8 @@ pub fn users(pods: &Path, record: &Record) -> BTreeSet<String> {
     entries(pods)
         .filter(|pod| {
             let mut published = of_pod(&pod.join("volumes")).into_iter();
-            published.any(|(_, r)| r.driver_name == record.driver_name && r.volume_handle == record.volume_handle)
+            published
+                .any(|(_, r)| r.driver_name == record.driver_name && r.volume_handle == record.volume_handle)
         })
         .filter_map(|pod| pod.file_name()?.to_str().map(str::to_owned))
         .collect()
@@ -89,7 +97,9 @@ pub fn users(pods: &Path, record: &Record) -> BTreeSet<String> {
 
 /// Whether the pod with this directory uses a volume of this driver.
 pub fn uses_driver(pod: &Path, driver: &str) -> bool {
-    of_pod(&pod.join("volumes")).iter().any(|(_, r)| r.driver_name == driver)
+    of_pod(&pod.join("volumes"))
+        .iter()
+        .any(|(_, r)| r.driver_name == driver)
 }
 
 /// UIDs of the pods that use a volume of this driver.
@@ -114,13 +124,17 @@ mod tests {
             ..Record::default()
         };
         let pods = dir.path().join("pods");
-        record.write(&pods.join("u1/volumes/kubernetes.io~csi/pv").join(FILE)).expect("written");
+        record
+            .write(&pods.join("u1/volumes/kubernetes.io~csi/pv").join(FILE))
+            .expect("written");
         std::fs::create_dir_all(pods.join("u2/volumes/kubernetes.io~csi/other")).expect("made");
         assert_eq!(users(&pods, &record), ["u1".to_owned()].into());
         assert_eq!(pods_of_driver(&pods, "d"), ["u1".to_owned()].into());
         assert!(pods_of_driver(&pods, "e").is_empty());
         let staged = dir.path().join("staged");
-        record.write(&record.node_dir(&staged).join(FILE)).expect("written");
+        record
+            .write(&record.node_dir(&staged).join(FILE))
+            .expect("written");
         assert_eq!(of_node(&staged), [record]);
     }
 }

@@ -28,7 +28,11 @@ pub async fn tear_down(context: &Context, uid: &str) -> Result<(), Error> {
 
 async fn unpublish(context: &Context, dir: &Path, record: &Record) -> Result<(), Error> {
     let driver = context.plugins.driver(&record.driver_name)?;
-    let target = if record.block { dir.join("device") } else { dir.join("mount") };
+    let target = if record.block {
+        dir.join("device")
+    } else {
+        dir.join("mount")
+    };
     let request = csi::NodeUnpublishVolumeRequest {
         volume_id: record.volume_handle.clone(),
         target_path: target.to_string_lossy().into(),
@@ -50,7 +54,11 @@ async fn unstage(context: &Context, record: &Record) -> Result<(), Error> {
     let dir = record.node_dir(&context.paths.staged());
     let driver = context.plugins.driver(&record.driver_name)?;
     if driver.stages {
-        let staging = if record.block { dir.join("dev") } else { dir.join("globalmount") };
+        let staging = if record.block {
+            dir.join("dev")
+        } else {
+            dir.join("globalmount")
+        };
         let request = csi::NodeUnstageVolumeRequest {
             volume_id: record.volume_handle.clone(),
             staging_target_path: staging.to_string_lossy().into(),
@@ -64,7 +72,9 @@ async fn unstage(context: &Context, record: &Record) -> Result<(), Error> {
         return Err(Error::io("remove", &dir)(error));
     }
     let _ = std::fs::remove_dir(&dir);
-    context.node.release_volume(&unique_name(&record.driver_name, &record.volume_handle));
+    context
+        .node
+        .release_volume(&unique_name(&record.driver_name, &record.volume_handle));
     Ok(())
 }
 
@@ -82,7 +92,9 @@ pub async fn reconcile(context: &Context) {
     loop {
         let mut left = false;
         for record in record::of_node(&context.paths.staged()) {
-            let lock = context.volumes.lock_of(&unique_name(&record.driver_name, &record.volume_handle));
+            let lock = context
+                .volumes
+                .lock_of(&unique_name(&record.driver_name, &record.volume_handle));
             let _guard = lock.lock().await;
             if !record::users(&context.paths.pods(), &record).is_empty() {
                 continue;

@@ -50,11 +50,18 @@ fn drivers(context: &Context) -> Vec<CSINodeDriver> {
     let mut drivers: Vec<CSINodeDriver> = registered
         .values()
         .map(|(_, driver)| {
-            let segments = driver.info.accessible_topology.clone().unwrap_or_default().segments;
+            let segments = driver
+                .info
+                .accessible_topology
+                .clone()
+                .unwrap_or_default()
+                .segments;
             let mut keys: Vec<String> = segments.keys().cloned().collect();
             keys.sort();
             labels.extend(segments);
-            let limit = i32::try_from(driver.info.max_volumes_per_node).ok().filter(|n| *n > 0);
+            let limit = i32::try_from(driver.info.max_volumes_per_node)
+                .ok()
+                .filter(|n| *n > 0);
             CSINodeDriver {
                 name: driver.name.clone(),
                 node_id: driver.info.node_id.clone(),

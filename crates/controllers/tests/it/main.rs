@@ -1,0 +1,10 @@
+//! Scheduler and controllers against a real etcd and API server. Kubelets, provisioner and attacher are played
+//! by ordinary clients that do what those would do to the API.
+
+mod batch;
+mod cluster;
+mod failover;
+mod lifecycle;
+mod players;
+mod volumes;
+mod workloads;

@@ -1,0 +1,367 @@
+//! The kubelet on a real containerd, against our API server on a real etcd. Needs root; the namespaces, mounts
+//! and cgroups that it makes carry the process ID in their names and are removed again.
+
+// What took how long is worth reading in the test's output.
+#![allow(clippy::print_stdout)]
+
+mod support;
+
+use anyhow::{Context, Result, bail, ensure};
+use hikube_kubelet::{Config, run};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, ServiceAccount};
+use k8s_openapi::api::storage::v1::CSINode;
+use kube::api::{AttachParams, DeleteParams, LogParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use support::{Containerd, csi, engine};
+use tokio::io::AsyncReadExt;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const NODE: &str = "test-node";
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Asks until the answer is there.
+async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
+    let started = Instant::now();
+    let mut last = None;
+    while started.elapsed() < PATIENCE {
+        match ask().await {
+            Ok(Some(answer)) => {
+                println!("{what}: after {} ms", started.elapsed().as_millis());
+                return Ok(answer);
+            }
+            Ok(None) => {}
+            Err(error) => last = Some(error),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    bail!("{what}: not within {PATIENCE:?} ({last:?})")
+}
+
+struct Setup {
+    cluster: testkit::Cluster,
+    containerd: Containerd,
+    client: Client,
+    config: Config,
+    kubelet: Option<(CancellationToken, JoinHandle<Result<(), hikube_kubelet::Error>>)>,
+    _dir: tempfile::TempDir,
+}
+
+impl Setup {
+    async fn new() -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("hikube-kubelet-").tempdir()?;
+        let containerd = Containerd::start(&dir.path().join("containerd"), "10.213.80.0/24")?;
+        let cluster = testkit::Cluster::start().await?;
+        let client = client::connect(&cluster.admin).await?.client;
+        let serving = cluster.pki.server("kubelet-serving", &[[127, 0, 0, 1].into()])?;
+        let config = Config {
+            kubeconfig: cluster.node(NODE)?,
+            node_name: NODE.into(),
+            node_ip: [127, 0, 0, 1].into(),
+            node_labels: vec!["hikube.io/node-group=test".into()],
+            pod_cidr: "10.213.80.0/24".into(),
+            root_dir: dir.path().join("kubelet"),
+            pod_logs_dir: dir.path().join("logs"),
+            container_runtime_endpoint: containerd.socket(),
+            cgroup_root: containerd.cgroup(),
+            client_ca: serving.ca.clone(),
+            tls_cert: serving.cert,
+            tls_key: serving.key,
+            port: testkit::free_port()?,
+            cluster_dns: [10, 96, 0, 10].into(),
+            cluster_domain: "cluster.local".into(),
+            cpu_millis: Some(2000),
+            memory_bytes: Some(1 << 30),
+            ephemeral_storage_bytes: None,
+            max_pods: 20,
+            engine_socket: Some(dir.path().join("engine.sock")),
+            image_hint: "load it".into(),
+        };
+        let mut setup = Self {
+            cluster,
+            containerd,
+            client,
+            config,
+            kubelet: None,
+            _dir: dir,
+        };
+        setup.start();
+        Ok(setup)
+    }
+
+    fn start(&mut self) {
+        let token = CancellationToken::new();
+        let task = tokio::spawn(run(self.config.clone(), token.clone()));
+        self.kubelet = Some((token, task));
+    }
+
+    async fn stop(&mut self) -> Result<()> {
+        if let Some((token, task)) = self.kubelet.take() {
+            token.cancel();
+            task.await??;
+        }
+        Ok(())
+    }
+
+    fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), "default")
+    }
+
+    async fn create<K>(&self, api: &Api<K>, value: Value) -> Result<K>
+    where
+        K: serde::de::DeserializeOwned + serde::Serialize + Clone + std::fmt::Debug,
+    {
+        let object: K = serde_json::from_value(value)?;
+        Ok(api.create(&PostParams::default(), &object).await?)
+    }
+
+    /// Writes an object and its status, as a controller would.
+    async fn create_with_status(&self, path: &str, name: &str, value: Value) -> Result<()> {
+        let kind = [("Content-Type", "application/json")];
+        let (code, text) = self
+            .cluster
+            .admin_request("POST", path, &kind, &value.to_string())
+            .await?;
+        ensure!(code == 201, "{path}: {text}");
+        let merge = [("Content-Type", "application/merge-patch+json")];
+        let status = json!({"status": value["status"]}).to_string();
+        let path = format!("{path}/{name}/status");
+        let (code, text) = self
+            .cluster
+            .admin_request("PATCH", &path, &merge, &status)
+            .await?;
+        ensure!(code == 200, "{path}: {text}");
+        Ok(())
+    }
+
+    /// The only container of a pod once it is ready: (runtime's ID, restarts).
+    async fn ready(&self, name: &str, restarts: i32) -> Result<(String, i32)> {
+        eventually(&format!("{name} ready with {restarts} restarts"), async || {
+            let status = self.pods().get(name).await?.status.context("no status")?;
+            let container = status
+                .container_statuses
+                .and_then(|c| c.into_iter().next())
+                .context("no container")?;
+            let fits = container.ready && container.restart_count >= restarts;
+            Ok(fits.then(|| {
+                (
+                    container.container_id.unwrap_or_default(),
+                    container.restart_count,
+                )
+            }))
+        })
+        .await
+    }
+
+    async fn exec(&self, pod: &str, command: &[&str]) -> Result<String> {
+        let parameters = AttachParams::default().stdout(true).stderr(false);
+        let mut process = self.pods().exec(pod, command.to_vec(), &parameters).await?;
+        let mut text = String::new();
+        process
+            .stdout()
+            .context("no output")?
+            .read_to_string(&mut text)
+            .await?;
+        process.join().await?;
+        Ok(text)
+    }
+
+    async fn gone(&self, name: &str) -> Result<()> {
+        self.pods().delete(name, &DeleteParams::default()).await?;
+        eventually(&format!("{name} deleted"), async || {
+            Ok(self.pods().get_opt(name).await?.is_none().then_some(()))
+        })
+        .await
+    }
+}
+
+fn published(root: &Path) -> usize {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let root = root.join("pods").display().to_string();
+    table
+        .lines()
+        .filter(|l| l.contains(&root) && l.contains("kubernetes.io~csi"))
+        .count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_live_and_die() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root");
+        return Ok(());
+    }
+    let mut setup = Setup::new().await?;
+    let nodes: Api<Node> = Api::all(setup.client.clone());
+    eventually("node ready", async || {
+        let conditions = nodes
+            .get(NODE)
+            .await?
+            .status
+            .and_then(|s| s.conditions)
+            .unwrap_or_default();
+        Ok(conditions
+            .iter()
+            .any(|c| c.type_ == "Ready" && c.status == "True")
+            .then_some(()))
+    })
+    .await?;
+    let accounts: Api<ServiceAccount> = Api::namespaced(setup.client.clone(), "default");
+    setup
+        .create(&accounts, json!({"metadata": {"name": "default"}}))
+        .await?;
+    let maps: Api<ConfigMap> = Api::namespaced(setup.client.clone(), "default");
+    setup
+        .create(
+            &maps,
+            json!({"metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": "x"}}),
+        )
+        .await?;
+    setup
+        .create(
+            &maps,
+            json!({"metadata": {"name": "settings"}, "data": {"colour": "red"}}),
+        )
+        .await?;
+    life_of_a_pod(&mut setup, &maps).await?;
+    volumes_and_fencing(&mut setup).await?;
+    setup.stop().await
+}
+
+async fn life_of_a_pod(setup: &mut Setup, maps: &Api<ConfigMap>) -> Result<()> {
+    let script = "echo hello; trap 'exit 0' TERM; while true; do sleep 1; done";
+    let pod = json!({"metadata": {"name": "a"}, "spec": {"nodeName": NODE, "terminationGracePeriodSeconds": 5,
+        "initContainers": [{"name": "first", "image": "test/busybox:1", "command": ["true"]}],
+        "containers": [{"name": "c", "image": "test/busybox:1", "command": ["sh", "-c", script],
+            "readinessProbe": {"exec": {"command": ["true"]}, "periodSeconds": 1},
+            "volumeMounts": [{"name": "settings", "mountPath": "/settings"}]}],
+        "volumes": [{"name": "settings", "configMap": {"name": "settings"}}]}});
+    setup.create(&setup.pods(), pod).await?;
+    let (first, _) = setup.ready("a", 0).await?;
+    let logs = setup.pods().logs("a", &LogParams::default()).await?;
+    ensure!(logs == "hello\n", "{logs:?}");
+    ensure!(setup.exec("a", &["cat", "/settings/colour"]).await? == "red");
+    let change = Patch::Merge(json!({"data": {"colour": "blue"}}));
+    maps.patch("settings", &PatchParams::default(), &change).await?;
+    eventually("configmap updated", async || {
+        Ok((setup.exec("a", &["cat", "/settings/colour"]).await? == "blue").then_some(()))
+    })
+    .await?;
+    setup.stop().await?;
+    setup.start();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let (same, restarts) = setup.ready("a", 0).await?;
+    ensure!(
+        same == first && restarts == 0,
+        "a new kubelet restarted the container"
+    );
+    let _ = setup.exec("a", &["kill", "-9", "-1"]).await;
+    let _ = setup.exec("a", &["kill", "1"]).await;
+    let (second, _) = setup.ready("a", 1).await?;
+    ensure!(second != first);
+    setup.stop().await?;
+    setup.containerd.crash()?;
+    setup.start();
+    setup.ready("a", 2).await?;
+    setup.gone("a").await?;
+    let left = std::fs::read_dir(setup.config.root_dir.join("pods"))?.count();
+    ensure!(left == 0, "{left} pods are left on disk");
+    Ok(())
+}
+
+async fn volumes_and_fencing(setup: &mut Setup) -> Result<()> {
+    let root = setup.config.root_dir.clone();
+    let engine = engine::serve(setup.config.engine_socket.as_ref().context("a socket")?)?;
+    let driver = csi::serve(&root, &root.join("../volumes"))?;
+    let nodes: Api<CSINode> = Api::all(setup.client.clone());
+    eventually("CSINode announced", async || {
+        Ok(nodes
+            .get(NODE)
+            .await?
+            .spec
+            .drivers
+            .into_iter()
+            .find(|d| d.name == csi::NAME && d.node_id == "fake-node"))
+    })
+    .await?;
+    let kind = [("Content-Type", "application/json")];
+    let object = json!({"apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": {"name": csi::NAME},
+        "spec": {"attachRequired": false}});
+    let path = "/apis/storage.k8s.io/v1/csidrivers";
+    let (code, text) = setup
+        .cluster
+        .admin_request("POST", path, &kind, &object.to_string())
+        .await?;
+    ensure!(code == 201, "{text}");
+    let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "pv"}, "spec": {
+        "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "x",
+        "claimRef": {"namespace": "default", "name": "claim"},
+        "csi": {"driver": csi::NAME, "volumeHandle": "v1"}}, "status": {"phase": "Bound"}});
+    setup
+        .create_with_status("/api/v1/persistentvolumes", "pv", volume)
+        .await?;
+    let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "claim"}, "spec": {
+        "accessModes": ["ReadWriteOnce"], "storageClassName": "x", "volumeName": "pv",
+        "resources": {"requests": {"storage": "1Gi"}}}, "status": {"phase": "Bound"}});
+    setup
+        .create_with_status(
+            "/api/v1/namespaces/default/persistentvolumeclaims",
+            "claim",
+            claim,
+        )
+        .await?;
+    let script = "echo kept >> /data/f; sleep 100000";
+    let pod = json!({"metadata": {"name": "v"}, "spec": {"nodeName": NODE, "terminationGracePeriodSeconds": 1,
+        "containers": [{"name": "c", "image": "test/busybox:1", "command": ["sh", "-c", script],
+            "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "claim"}}]}});
+    setup.create(&setup.pods(), pod).await?;
+    setup.ready("v", 0).await?;
+    ensure!(setup.exec("v", &["cat", "/data/f"]).await? == "kept\n");
+    ensure!(published(&root) == 1 && driver.count("stage") > 0);
+    let all: Api<Node> = Api::all(setup.client.clone());
+    let in_use = all
+        .get(NODE)
+        .await?
+        .status
+        .and_then(|s| s.volumes_in_use)
+        .unwrap_or_default();
+    ensure!(in_use == ["kubernetes.io/csi/csi.hikube.io^v1"], "{in_use:?}");
+
+    engine.send_modify(|q| (q.majority, q.fenced) = (false, true));
+    eventually("fenced pod killed, its mount gone", async || {
+        let status = setup.pods().get("v").await?.status.context("no status")?;
+        let running = status.container_statuses.iter().flatten().any(|c| c.ready);
+        Ok((!running && published(&root) == 0).then_some(()))
+    })
+    .await?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let status = setup.pods().get("v").await?.status.context("no status")?;
+    ensure!(
+        !status.container_statuses.iter().flatten().any(|c| c.ready),
+        "started while fenced"
+    );
+    engine.send_modify(|q| (q.majority, q.fenced) = (true, false));
+    setup.ready("v", 1).await?;
+    ensure!(setup.exec("v", &["cat", "/data/f"]).await? == "kept\nkept\n");
+    setup.gone("v").await?;
+    eventually("volume unstaged", async || {
+        Ok(
+            (driver.count("unpublish") > 0 && driver.count("unstage") == 1 && published(&root) == 0)
+                .then_some(()),
+        )
+    })
+    .await?;
+    eventually("volume not in use any more", async || {
+        let in_use = all
+            .get(NODE)
+            .await?
+            .status
+            .and_then(|s| s.volumes_in_use)
+            .unwrap_or_default();
+        Ok(in_use.is_empty().then_some(()))
+    })
+    .await
+}

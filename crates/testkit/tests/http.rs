@@ -1,0 +1,414 @@
+//! The API over raw HTTP, against a real etcd.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use common::{api, namespace, with_token};
+use hikube_testkit::Cluster;
+use serde_json::{Value, json};
+
+fn lines(text: &Value) -> Vec<Value> {
+    match text {
+        Value::String(text) => text
+            .lines()
+            .filter_map(|l| serde_json::from_str(l).ok())
+            .collect(),
+        one => vec![one.clone()],
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_and_conflicts() {
+    let cluster = Cluster::start().await.unwrap();
+    namespace(&cluster, "t").await;
+    let maps = "/api/v1/namespaces/t/configmaps";
+    let (code, created) = api(
+        &cluster,
+        "POST",
+        maps,
+        json!({"metadata": {"name": "a"}, "data": {"x": "1"}}),
+    )
+    .await;
+    assert_eq!(code, 201);
+    assert_eq!(
+        api(&cluster, "POST", maps, json!({"metadata": {"name": "a"}}))
+            .await
+            .0,
+        409
+    );
+    let (_, generated) = api(
+        &cluster,
+        "POST",
+        maps,
+        json!({"metadata": {"generateName": "g-"}}),
+    )
+    .await;
+    assert!(generated["metadata"]["name"].as_str().unwrap().starts_with("g-"));
+
+    let path = format!("{maps}/a");
+    let mut stale = created.clone();
+    assert_eq!(
+        api(&cluster, "PATCH", &path, json!({"data": {"x": "2"}})).await.0,
+        200
+    );
+    stale["data"]["x"] = "3".into();
+    let (code, status) = api(&cluster, "PUT", &path, stale).await;
+    assert_eq!((code, status["reason"].as_str()), (409, Some("Conflict")));
+    let (_, now) = api(&cluster, "GET", &path, Value::Null).await;
+    assert_eq!(now["data"]["x"], "2");
+
+    let (code, _) = api(
+        &cluster,
+        "POST",
+        &format!("{maps}?dryRun=All"),
+        json!({"metadata": {"name": "dry"}}),
+    )
+    .await;
+    assert_eq!(code, 201);
+    assert_eq!(
+        api(&cluster, "GET", &format!("{maps}/dry"), Value::Null).await.0,
+        404
+    );
+    let strict = format!("{maps}?fieldValidation=Strict");
+    let (code, status) = api(
+        &cluster,
+        "POST",
+        &strict,
+        json!({"metadata": {"name": "b"}, "nope": 1}),
+    )
+    .await;
+    assert_eq!(code, 400, "{status}");
+    assert!(
+        status["message"]
+            .as_str()
+            .unwrap()
+            .contains("unknown field \"nope\"")
+    );
+    let (code, _) = api(&cluster, "POST", maps, json!({"metadata": {"name": "UPPER"}})).await;
+    assert_eq!(code, 422);
+    let (code, _) = api(
+        &cluster,
+        "POST",
+        "/api/v1/namespaces/none/configmaps",
+        json!({"metadata": {"name": "a"}}),
+    )
+    .await;
+    assert_eq!(code, 404);
+
+    // A finalizer holds the object until it is removed.
+    let held = json!({"metadata": {"name": "held", "finalizers": ["test.io/x"]}});
+    assert_eq!(api(&cluster, "POST", maps, held).await.0, 201);
+    let (_, marked) = api(&cluster, "DELETE", &format!("{maps}/held"), Value::Null).await;
+    assert!(marked["metadata"]["deletionTimestamp"].is_string(), "{marked}");
+    api(
+        &cluster,
+        "PATCH",
+        &format!("{maps}/held"),
+        json!({"metadata": {"finalizers": null}}),
+    )
+    .await;
+    assert_eq!(
+        api(&cluster, "GET", &format!("{maps}/held"), Value::Null).await.0,
+        404
+    );
+
+    let wrong_uid = json!({"preconditions": {"uid": "other"}});
+    assert_eq!(api(&cluster, "DELETE", &path, wrong_uid).await.0, 409);
+    assert_eq!(api(&cluster, "DELETE", maps, Value::Null).await.0, 200);
+    let (_, list) = api(&cluster, "GET", maps, Value::Null).await;
+    assert_eq!(list["items"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_and_watches() {
+    let mut cluster = Cluster::start().await.unwrap();
+    namespace(&cluster, "t").await;
+    let maps = "/api/v1/namespaces/t/configmaps";
+    for index in 0..7 {
+        let labels = json!({"odd": (index % 2 == 1).to_string()});
+        let object = json!({"metadata": {"name": format!("m{index}"), "labels": labels}});
+        assert_eq!(api(&cluster, "POST", maps, object).await.0, 201);
+    }
+    let (_, odd) = api(
+        &cluster,
+        "GET",
+        &format!("{maps}?labelSelector=odd%3Dtrue"),
+        Value::Null,
+    )
+    .await;
+    assert_eq!(odd["items"].as_array().unwrap().len(), 3);
+    let (_, one) = api(
+        &cluster,
+        "GET",
+        &format!("{maps}?fieldSelector=metadata.name%3Dm3"),
+        Value::Null,
+    )
+    .await;
+    assert_eq!(one["items"][0]["metadata"]["name"], "m3");
+
+    // Pages are of one revision, whatever is written between them.
+    let (_, page) = api(&cluster, "GET", &format!("{maps}?limit=3"), Value::Null).await;
+    let revision = page["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let mut names: Vec<String> = Vec::new();
+    let mut page = page;
+    api(&cluster, "POST", maps, json!({"metadata": {"name": "m9"}})).await;
+    loop {
+        assert_eq!(page["metadata"]["resourceVersion"], revision.as_str());
+        names.extend(
+            page["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|i| i["metadata"]["name"].as_str().unwrap().to_owned()),
+        );
+        let Some(next) = page["metadata"]["continue"].as_str().map(str::to_owned) else {
+            break;
+        };
+        page = api(
+            &cluster,
+            "GET",
+            &format!("{maps}?limit=3&continue={next}"),
+            Value::Null,
+        )
+        .await
+        .1;
+    }
+    assert_eq!(names, ["m0", "m1", "m2", "m3", "m4", "m5", "m6"]);
+
+    // A watch from a revision has every change after it, once, in order.
+    api(
+        &cluster,
+        "PATCH",
+        &format!("{maps}/m1"),
+        json!({"metadata": {"labels": {"odd": "false"}}}),
+    )
+    .await;
+    api(&cluster, "DELETE", &format!("{maps}/m3"), Value::Null).await;
+    let watch = format!("{maps}?watch=1&timeoutSeconds=1&resourceVersion={revision}");
+    let events = lines(&api(&cluster, "GET", &watch, Value::Null).await.1);
+    let short = |events: &[Value]| -> Vec<(String, String)> {
+        let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+        events
+            .iter()
+            .map(|e| (text(&e["type"]), text(&e["object"]["metadata"]["name"])))
+            .collect()
+    };
+    let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+    assert_eq!(
+        short(&events),
+        [pair("ADDED", "m9"), pair("MODIFIED", "m1"), pair("DELETED", "m3")]
+    );
+    let selected = lines(
+        &api(
+            &cluster,
+            "GET",
+            &format!("{watch}&labelSelector=odd%3Dtrue"),
+            Value::Null,
+        )
+        .await
+        .1,
+    );
+    assert_eq!(short(&selected), [pair("DELETED", "m1"), pair("DELETED", "m3")]);
+    let deleted = events[2]["object"]["metadata"]["resourceVersion"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(deleted.parse::<i64>().unwrap() > revision.parse().unwrap());
+
+    // A streaming list ends with a bookmark that says so.
+    let streaming = format!(
+        "{maps}?watch=1&timeoutSeconds=1&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan"
+    );
+    let events = lines(&api(&cluster, "GET", &streaming, Value::Null).await.1);
+    let end = events.last().unwrap();
+    assert_eq!(end["type"], "BOOKMARK");
+    assert_eq!(
+        end["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"],
+        "true"
+    );
+    assert_eq!(events.len(), 8);
+
+    // A restarted server has not seen what is older than itself, and says so.
+    cluster.stop_server().await.unwrap();
+    cluster.start_server();
+    cluster.wait_ready().await.unwrap();
+    let (code, status) = api(&cluster, "GET", &watch, Value::Null).await;
+    assert_eq!((code, status["reason"].as_str()), (410, Some("Expired")));
+    let (_, list) = api(&cluster, "GET", maps, Value::Null).await;
+    assert_eq!(list["items"].as_array().unwrap().len(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_do_what() {
+    let cluster = Cluster::start().await.unwrap();
+    namespace(&cluster, "t").await;
+    for path in ["/readyz", "/livez", "/healthz", "/version"] {
+        assert_eq!(cluster.get_raw(path).await.unwrap().0, 200, "{path}");
+    }
+    for path in [
+        "/api",
+        "/api/v1/namespaces",
+        "/metrics",
+        "/openapi/v2",
+        "/apis/apps/v1",
+    ] {
+        assert_eq!(cluster.get_raw(path).await.unwrap().0, 401, "{path}");
+    }
+
+    // Tokens: good, forged, of a deleted account.
+    let account = "/api/v1/namespaces/t/serviceaccounts/default";
+    let (code, request) = api(&cluster, "POST", &format!("{account}/token"), json!({"spec": {}})).await;
+    assert_eq!(code, 201, "{request}");
+    let token = request["status"]["token"].as_str().unwrap().to_owned();
+    assert_eq!(with_token(&cluster, &token, "/api").await, 200);
+    assert_eq!(
+        with_token(&cluster, &token, "/api/v1/namespaces/t/secrets").await,
+        403
+    );
+    let mut parts: Vec<String> = token.split('.').map(str::to_owned).collect();
+    parts[1].insert(5, 'A');
+    assert_eq!(with_token(&cluster, &parts.join("."), "/api").await, 401);
+    assert_eq!(with_token(&cluster, "abc", "/api").await, 401);
+    let (_, other) = api(
+        &cluster,
+        "POST",
+        &format!("{account}/token"),
+        json!({"spec": {"audiences": ["vault"]}}),
+    )
+    .await;
+    assert_eq!(
+        with_token(&cluster, other["status"]["token"].as_str().unwrap(), "/api").await,
+        401
+    );
+    api(&cluster, "DELETE", account, Value::Null).await;
+    assert_eq!(with_token(&cluster, &token, "/api").await, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_reads_only_what_its_pods_need() {
+    let cluster = Cluster::start().await.unwrap();
+    namespace(&cluster, "t").await;
+    let (a, b) = (cluster.node("a").unwrap(), cluster.node("b").unwrap());
+    for (node, secret) in [("a", "for-a"), ("b", "for-b")] {
+        let object =
+            json!({"metadata": {"name": secret}, "stringData": {"password": "correct-horse-battery"}});
+        assert_eq!(
+            api(&cluster, "POST", "/api/v1/namespaces/t/secrets", object)
+                .await
+                .0,
+            201
+        );
+        let pod = json!({
+            "metadata": {"name": node},
+            "spec": {
+                "nodeName": node,
+                "containers": [{"name": "c", "image": "x"}],
+                "volumes": [{"name": "v", "secret": {"secretName": secret}}],
+            },
+        });
+        let (code, status) = api(&cluster, "POST", "/api/v1/namespaces/t/pods", pod).await;
+        assert_eq!(code, 201, "{status}");
+    }
+    let get = |config: &std::path::Path, what: &[&str]| {
+        let arguments: Vec<&str> = ["-n", "t", "get"].iter().chain(what).copied().collect();
+        common::kubectl(config, &arguments, "")
+    };
+    assert!(get(&a, &["secret", "for-a"]).0);
+    assert!(get(&b, &["secret", "for-b"]).0);
+    for (config, what) in [
+        (&a, ["secret", "for-b"]),
+        (&b, ["secret", "for-a"]),
+        (&a, ["pod", "b"]),
+        (&a, ["secret", ""]),
+        (&a, ["configmap", "none"]),
+        (&a, ["clusterrole", "admin"]),
+    ] {
+        let what: Vec<&str> = what.into_iter().filter(|w| !w.is_empty()).collect();
+        let (ok, _, errors) = get(config, &what);
+        assert!(!ok && errors.contains("orbidden"), "{what:?}: {errors}");
+    }
+    let (ok, list, _) = get(&a, &["pods", "--field-selector", "spec.nodeName=a", "-o", "name"]);
+    assert!(ok && list.trim() == "pod/a", "{list}");
+    // A watch of one object by name is about that object.
+    let watch = |secret: &'static str| ["secrets", "--field-selector", secret, "-o", "name"];
+    assert!(get(&a, &watch("metadata.name=for-a")).0);
+    assert!(!get(&a, &watch("metadata.name=for-b")).0);
+    assert!(!get(&a, &watch("metadata.name!=for-b")).0);
+    let delete = ["-n", "t", "delete", "pod", "b", "--wait=false"];
+    assert!(!common::kubectl(&a, &delete, "").0);
+
+    // What is secret is not on etcd's disk.
+    let data = cluster.dir.join("etcd");
+    let found = std::process::Command::new("grep")
+        .args(["-rl", "correct-horse-battery"])
+        .arg(&data)
+        .output()
+        .unwrap();
+    assert!(
+        found.stdout.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&found.stdout)
+    );
+    let base64 = std::process::Command::new("grep")
+        .args(["-rl", "Y29ycmVjdC1ob3JzZS1iYXR0ZXJ5"])
+        .arg(&data)
+        .output();
+    assert!(base64.unwrap().stdout.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_get_addresses() {
+    let cluster = Cluster::start().await.unwrap();
+    namespace(&cluster, "t").await;
+    let services = "/api/v1/namespaces/t/services";
+    let service = |name: &str, spec: Value| {
+        let mut spec = spec;
+        spec["ports"] = json!([{"port": 80}]);
+        json!({"metadata": {"name": name}, "spec": spec})
+    };
+    let (code, first) = api(&cluster, "POST", services, service("a", json!({}))).await;
+    assert_eq!(code, 201, "{first}");
+    let ip = first["spec"]["clusterIP"].as_str().unwrap().to_owned();
+    assert!(ip.starts_with("10.96."));
+    let (code, status) = api(&cluster, "POST", services, service("b", json!({"clusterIP": ip}))).await;
+    assert_eq!(code, 422, "{status}");
+    let (_, headless) = api(
+        &cluster,
+        "POST",
+        services,
+        service("h", json!({"clusterIP": "None"})),
+    )
+    .await;
+    assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
+    let (_, node) = api(
+        &cluster,
+        "POST",
+        services,
+        service("n", json!({"type": "NodePort"})),
+    )
+    .await;
+    let port = node["spec"]["ports"][0]["nodePort"].as_i64().unwrap();
+    assert!((30000..=32767).contains(&port));
+    // A change of the type gives the port back and keeps the address.
+    let (_, plain) = api(
+        &cluster,
+        "PATCH",
+        &format!("{services}/n"),
+        json!({"spec": {"type": "ClusterIP"}}),
+    )
+    .await;
+    assert_eq!(plain["spec"]["clusterIP"], node["spec"]["clusterIP"], "{plain}");
+    assert!(plain["spec"]["ports"][0]["nodePort"].is_null(), "{plain}");
+    api(&cluster, "DELETE", &format!("{services}/a"), Value::Null).await;
+    let (code, again) = api(&cluster, "POST", services, service("b", json!({"clusterIP": ip}))).await;
+    assert_eq!(code, 201, "{again}");
+    let endpoints = "/api/v1/namespaces/default/endpoints/kubernetes";
+    for _ in 0..50 {
+        if api(&cluster, "GET", endpoints, Value::Null).await.0 == 200 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let (_, own) = api(&cluster, "GET", endpoints, Value::Null).await;
+    assert_eq!(own["subsets"][0]["addresses"][0]["ip"], "127.0.0.1");
+}

@@ -1,0 +1,126 @@
+//! Exec through the API server to a kubelet that only echoes.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use common::{api, namespace};
+use hikube_testkit::Cluster;
+use serde_json::json;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+async fn head(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// A kubelet that upgrades exec and echoes, refuses WebSocket, and answers logs with the path that it was asked.
+async fn kubelet(cluster: &Cluster) -> SocketAddr {
+    let files = cluster
+        .pki
+        .server("kubelet", &["127.0.0.1".parse().unwrap()])
+        .unwrap();
+    let tls = tls::server_config(&files, tls::ClientAuth::Required, &[b"http/1.1"]).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let acceptor = tokio_rustls::TlsAcceptor::from(tls.clone());
+            tokio::spawn(async move {
+                let mut stream = acceptor.accept(tcp).await.unwrap();
+                let request = head(&mut stream).await;
+                let lower = request.to_lowercase();
+                if lower.contains("upgrade: websocket") {
+                    let refusal = "HTTP/1.1 400 Bad Request\r\ncontent-length: 7\r\n\r\nno wskt";
+                    stream.write_all(refusal.as_bytes()).await.unwrap();
+                } else if lower.contains("upgrade: spdy/3.1") {
+                    let answer = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: SPDY/3.1\r\n\r\n";
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                    let line = request.lines().next().unwrap().to_owned() + "\n";
+                    stream.write_all(line.as_bytes()).await.unwrap();
+                    let (mut read, mut write) = tokio::io::split(stream);
+                    let _ = tokio::io::copy(&mut read, &mut write).await;
+                } else {
+                    let path = request.split(' ').nth(1).unwrap();
+                    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{path}", path.len());
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                }
+                let _ = stream_end().await;
+            });
+        }
+    });
+    address
+}
+
+async fn stream_end() {
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+}
+
+async fn upgrade(cluster: &Cluster, protocol: &str) -> (String, tokio_rustls::client::TlsStream<TcpStream>) {
+    let files = cluster.pki.cluster.files("admin");
+    let config: Arc<_> = tls::client_config(&files, &[b"http/1.1"]).unwrap();
+    let tcp = TcpStream::connect(cluster.address).await.unwrap();
+    let name = rustls::pki_types::ServerName::from(cluster.address.ip());
+    let mut stream = tokio_rustls::TlsConnector::from(config)
+        .connect(name, tcp)
+        .await
+        .unwrap();
+    let request = format!(
+        "POST /api/v1/namespaces/t/pods/p/exec?command=sh&stdin=true&stdout=true HTTP/1.1\r\nhost: x\r\n\
+         connection: Upgrade\r\nupgrade: {protocol}\r\ncontent-length: 0\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    (head(&mut stream).await, stream)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exec_and_logs_reach_the_kubelet() {
+    let cluster = Cluster::start().await.unwrap();
+    namespace(&cluster, "t").await;
+    let address = kubelet(&cluster).await;
+    let node = json!({"metadata": {"name": "n"}});
+    assert_eq!(api(&cluster, "POST", "/api/v1/nodes", node).await.0, 201);
+    let status = json!({"status": {
+        "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": address.port()}},
+    }});
+    let (code, answer) = api(&cluster, "PATCH", "/api/v1/nodes/n/status", status).await;
+    assert_eq!(code, 200, "{answer}");
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "x"}]}});
+    assert_eq!(
+        api(&cluster, "POST", "/api/v1/namespaces/t/pods", pod).await.0,
+        201
+    );
+
+    let (head, mut stream) = upgrade(&cluster, "SPDY/3.1").await;
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    let expected = "POST /exec/t/p/c?command=sh&input=1&output=1 HTTP/1.1\nhello";
+    stream.write_all(b"hello").await.unwrap();
+    let mut echoed = vec![0; expected.len()];
+    stream.read_exact(&mut echoed).await.unwrap();
+    assert_eq!(String::from_utf8(echoed).unwrap(), expected);
+
+    let (head, _) = upgrade(&cluster, "websocket").await;
+    assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+
+    let path = "/api/v1/namespaces/t/pods/p/log?follow=true&tailLines=5";
+    let (code, body) = cluster.admin_request("GET", path, &[], "").await.unwrap();
+    assert_eq!(
+        (code, body.as_str()),
+        (200, "/containerLogs/t/p/c?follow=true&tailLines=5")
+    );
+    let (code, _) = api(
+        &cluster,
+        "GET",
+        "/api/v1/namespaces/t/pods/p/log?container=none",
+        serde_json::Value::Null,
+    )
+    .await;
+    assert_eq!(code, 400);
+}
