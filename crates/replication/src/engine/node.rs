@@ -309,6 +309,11 @@ impl Node {
                 .filter(|(volume, members)| told.get(*volume) != Some(members))
                 .map(|(volume, members)| (volume.clone(), members.clone()))
                 .collect();
+            let failed = |members: &Vec<MemberReport>| members.iter().any(|m| m.state == "failed");
+            if changed.values().any(failed) {
+                let node = self.clone();
+                tokio::spawn(async move { node.reconcile().await });
+            }
             if !changed.is_empty() {
                 let request = Request::Report { volumes: changed };
                 let mut gathered = Gathered::ask(&self.links, &request);

@@ -217,10 +217,16 @@ impl Catalog {
         }
         let existing = self.volumes.lock().get(&spec.volume).cloned();
         if let Some(existing) = existing {
-            if existing.file.id == id {
+            let rebuild = existing.file.id == id && learner && is_failed(&existing).await;
+            if existing.file.id == id && !rebuild {
                 return Response::Done;
             }
-            if !supersedes(&spec, &existing).await {
+            if rebuild {
+                tracing::info!(
+                    volume = spec.volume,
+                    "the failed replica is made anew and filled from the others"
+                );
+            } else if !supersedes(&spec, &existing).await {
                 return Response::Conflict {
                     existing: existing.file.spec.clone(),
                 };
@@ -345,6 +351,15 @@ async fn supersedes(spec: &VolumeSpec, existing: &Entry) -> bool {
     let never_opened = matches!(status, Ok(Ok(status)) if status.promised.counter == 0);
     let first = |spec: &VolumeSpec| spec.members.iter().map(|m| m.id).min();
     never_opened && first(spec) < first(&existing.file.spec)
+}
+
+/// Whether a replica is surely of no use: it says so itself. One that does not answer may only be slow.
+async fn is_failed(existing: &Entry) -> bool {
+    match tokio::time::timeout(STATUS_TIMEOUT, existing.host.status()).await {
+        Ok(Ok(status)) => status.state == ReplicaState::Failed,
+        Ok(Err(_)) => true,
+        Err(_) => false,
+    }
 }
 
 async fn describe(entry: &Entry) -> ReplicaInfo {

@@ -299,6 +299,13 @@ impl Worker {
     }
 
     fn stop(&self, mut replica: Replica) {
+        for session in self.sessions.values() {
+            session.outbox.send(
+                Kind::Close,
+                session.channel,
+                Bytes::from_static(b"the replica stops"),
+            );
+        }
         if let Err(error) = replica.stop_clean() {
             tracing::info!(%error, path = %self.owner_path.display(), "no clean-stop mark");
         }
