@@ -23,7 +23,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 /// How long an inventory waits for one replica's word; a replica whose disk hangs is shown as failed.
-const STATUS_TIMEOUT: Duration = Duration::from_millis(800);
+const STATUS_TIMEOUT: Duration = Duration::from_millis(1000);
 
 /// `volume.json`: what the replica was formatted with.
 #[derive(Clone, Serialize, Deserialize)]
@@ -363,10 +363,7 @@ async fn is_failed(existing: &Entry) -> bool {
 }
 
 async fn describe(entry: &Entry) -> ReplicaInfo {
-    let status = match tokio::time::timeout(STATUS_TIMEOUT, entry.host.status()).await {
-        Ok(status) => status,
-        Err(_) => Err("does not answer: it is starting, or its disk hangs".into()),
-    };
+    let status = tokio::time::timeout(STATUS_TIMEOUT, entry.host.status()).await;
     let owner = entry.host.owner();
     let spec = entry.file.spec.clone();
     let mut info = ReplicaInfo {
@@ -384,8 +381,12 @@ async fn describe(entry: &Entry) -> ReplicaInfo {
         spec,
     };
     match status {
-        Err(reason) => info.error = Some(reason),
-        Ok(status) => fill(&mut info, &status),
+        Err(_) => {
+            info.state = "opening".into();
+            info.error = Some("does not answer: it is starting, or its disk hangs".into());
+        }
+        Ok(Err(reason)) => info.error = Some(reason),
+        Ok(Ok(status)) => fill(&mut info, &status),
     }
     if info.engine_connected {
         info.members = entry.reported.lock().clone();
