@@ -6,6 +6,7 @@ pub mod api;
 mod clock;
 pub mod core;
 pub mod engine;
+mod memory;
 pub mod net;
 pub mod sim;
 pub mod store;
@@ -100,11 +101,13 @@ pub enum Error {
 
 /// Runs the engine of a node until `shutdown`, then flushes and detaches nothing: devices stay until detached.
 pub async fn run_engine(config: EngineConfig, shutdown: CancellationToken) -> Result<(), Error> {
+    memory::configure();
     Ok(engine::run(config, shutdown).await?)
 }
 
 /// Runs a region's store until `shutdown`, which leaves a clean-stop mark.
 pub async fn run_store(config: StoreConfig, shutdown: CancellationToken) -> Result<(), Error> {
+    memory::configure();
     Ok(store::run(config, shutdown).await?)
 }
 

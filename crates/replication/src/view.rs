@@ -122,6 +122,7 @@ fn view(spec: VolumeSpec, replicas: &BTreeMap<String, ReplicaInfo>) -> VolumeVie
             state: match (report, replica) {
                 // The engine may not have noticed yet that a store is gone, and the other way round.
                 (Some(report), _) => report.state.clone(),
+                (None, Some(replica)) if replica.state == "opening" => "absent".into(),
                 (None, Some(replica)) => replica.state.clone(),
                 (None, None) => "absent".into(),
             },

@@ -2,7 +2,7 @@
 
 use super::node::{Attached, Error, Node, OpenVolume};
 use super::volume::{Phase, Volume};
-use crate::core::engine::{Op, OpError, VerifyReport};
+use crate::core::engine::{MemberState, Op, OpError, VerifyReport};
 use crate::core::types::{BLOCK, Epoch};
 use crate::net::control::VolumeSpec;
 use crate::store::catalog::valid_name;
@@ -21,6 +21,12 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(20);
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Limit of a verification. It reads every replica from end to end.
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(3600);
+/// How long a verification waits for members that are catching up.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(600);
+/// How often it looks.
+const CATCH_UP_CHECK: Duration = Duration::from_millis(100);
+/// So many looks at an absent member before it is believed to be absent.
+const ABSENT_CHECKS: u32 = 5;
 
 impl Node {
     /// Exposes a volume as a block device. Idempotent.
@@ -244,6 +250,7 @@ async fn goodbye(open: OpenVolume) {
 }
 
 async fn verify(volume: &Volume) -> Result<(VolumeSpec, VerifyReport), Error> {
+    catch_up(volume).await;
     let result = tokio::time::timeout(VERIFY_TIMEOUT, volume.submit(Op::Verify)).await;
     match result {
         Ok(Ok(())) => {}
@@ -260,6 +267,27 @@ async fn verify(volume: &Volume) -> Result<(VolumeSpec, VerifyReport), Error> {
         .await
         .ok_or_else(|| Error::State("the volume was closed".into()))?;
     Ok(((*volume.spec).clone(), report))
+}
+
+/// Waits while members are catching up, since a volume that was just opened has to level them first.
+async fn catch_up(volume: &Volume) {
+    let deadline = tokio::time::Instant::now() + CATCH_UP_TIMEOUT;
+    let mut seen_absent = 0;
+    while tokio::time::Instant::now() < deadline {
+        let Some(status) = volume.status().await else {
+            return;
+        };
+        let states = |wanted: &[MemberState]| status.members.iter().any(|m| wanted.contains(&m.state));
+        if states(&[MemberState::CatchingUp, MemberState::Learner]) {
+            seen_absent = 0;
+        } else if states(&[MemberState::Absent]) && seen_absent < ABSENT_CHECKS {
+            // A session may still be coming up.
+            seen_absent += 1;
+        } else {
+            return;
+        }
+        tokio::time::sleep(CATCH_UP_CHECK).await;
+    }
 }
 
 async fn blocking<T: Send + 'static>(

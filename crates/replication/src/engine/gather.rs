@@ -12,6 +12,9 @@ use tokio::time::Instant;
 /// How long the slowest answer is waited for: a store that hangs must not hold up what the others can decide, and
 /// the link to it is given up soon after.
 pub const ASK_TIMEOUT: Duration = Duration::from_millis(1500);
+/// The same where nobody waits for the result and an answer from everybody matters more: a store that has just
+/// started replays its journals first.
+const PATIENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Once a majority has answered, the others get only so much longer.
 const GRACE: Duration = Duration::from_millis(300);
 
@@ -43,6 +46,13 @@ impl Gathered {
             answers: 0,
             majority: links.len() / 2 + 1,
         }
+    }
+
+    /// Waits for everybody, for as long as it takes within reason.
+    pub fn patiently(mut self) -> Self {
+        self.deadline = Instant::now() + PATIENT_TIMEOUT;
+        self.majority = usize::MAX;
+        self
     }
 
     /// The next answer and the index of its link; `None` when no more is waited for.

@@ -15,8 +15,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Rounds of reconciliation after a store appeared: deletions, creations, and one for surprises.
-const RECONCILE_ROUNDS: usize = 3;
+/// Rounds of reconciliation after a store appeared: deletions, creations, and one for surprises. A store that is
+/// lost meanwhile causes another reconciliation when it appears again.
+const RECONCILE_ROUNDS: usize = 6;
+/// Pause before the next round while a replica is still replaying its journal.
+const OPENING_PAUSE: Duration = Duration::from_secs(2);
 /// How often what is known about the members is told to the stores, while volumes are attached.
 const REPORT_INTERVAL: Duration = Duration::from_millis(1000);
 /// Limit of one request to a store that changes its disk.
@@ -208,15 +211,28 @@ impl Node {
     pub async fn reconcile(self: &Arc<Self>) {
         let _one_at_a_time = self.reconciling.lock().await;
         for _ in 0..RECONCILE_ROUNDS {
-            let inventories = self.inventories(None, |_| false).await;
+            let mut gathered = Gathered::ask(&self.links, &Request::List { volume: None }).patiently();
+            let mut inventories = Vec::new();
+            while let Some((_, response)) = gathered.next().await {
+                if let Response::Inventory(inventory) = response {
+                    inventories.push(inventory);
+                }
+            }
             let actions = placement::plan(&inventories);
+            let mut replicas = inventories.iter().flat_map(|i| &i.replicas);
+            if actions.is_empty() && replicas.any(|r| r.state == "opening") {
+                tokio::time::sleep(OPENING_PAUSE).await;
+                continue;
+            }
             if actions.is_empty() {
                 return;
             }
             for (region, request) in actions {
                 let Some(link) = self.link(&region) else { continue };
                 let answer = tokio::time::timeout(CHANGE_TIMEOUT, link.ask(&request)).await;
-                tracing::info!(region, ?request, ?answer, "made up for what a store missed");
+                let (what, volume) = placement::describe(&request);
+                let done = matches!(answer, Ok(Some(Response::Done)));
+                tracing::info!(region, what, volume, done, "making up for what a store missed");
             }
         }
     }
@@ -307,6 +323,11 @@ impl Node {
                 .filter(|(volume, members)| told.get(*volume) != Some(members))
                 .map(|(volume, members)| (volume.clone(), members.clone()))
                 .collect();
+            let failed = |members: &Vec<MemberReport>| members.iter().any(|m| m.state == "failed");
+            if changed.values().any(failed) {
+                let node = self.clone();
+                tokio::spawn(async move { node.reconcile().await });
+            }
             if !changed.is_empty() {
                 let request = Request::Report { volumes: changed };
                 let mut gathered = Gathered::ask(&self.links, &request);

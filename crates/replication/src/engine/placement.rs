@@ -59,15 +59,30 @@ fn creations(inventories: &[Inventory]) -> Vec<Action> {
             continue;
         }
         let opened = replicas.values().any(|r| r.epoch > 0 || r.error.is_some());
+        let complete = replicas.values().filter(|r| r.state == "complete").count();
         for member in &spec.members {
+            let wanted = match replicas.get(&member.region) {
+                None => true,
+                // Rebuilt only while a majority of the others is whole; until then it may be worth a look.
+                Some(replica) => replica.state == "failed" && complete >= spec.majority(),
+            };
             if let Some(inventory) = by_region.get(member.region.as_str())
-                && !replicas.contains_key(&member.region)
+                && wanted
             {
                 actions.push((member.region.clone(), create(inventory, &spec, member.id, opened)));
             }
         }
     }
     actions
+}
+
+/// What a request of a plan does, and to which volume, for the log.
+pub fn describe(request: &Request) -> (&'static str, &str) {
+    match request {
+        Request::Create { spec, .. } => ("create", &spec.volume),
+        Request::Delete { tombstone } => ("delete", &tombstone.volume),
+        Request::Contact { .. } | Request::List { .. } | Request::Report { .. } => ("ask", ""),
+    }
 }
 
 /// The request that makes the replica `id` in the store of `inventory`.
@@ -162,6 +177,21 @@ mod tests {
         // Without a majority nobody knows.
         assert!(plan(&[store("c", &[], &[])]).is_empty());
         assert!(plan(&[store("a", &[(&v, 0)], &[])]).is_empty());
+    }
+
+    #[test]
+    fn a_failed_replica_is_rebuilt_while_the_others_are_whole() {
+        let v = spec("v", 1);
+        let mut stores = [
+            store("a", &[(&v, 2)], &[]),
+            store("b", &[(&v, 2)], &[]),
+            store("c", &[(&v, 2)], &[]),
+        ];
+        assert!(plan(&stores).is_empty());
+        stores[1].replicas[0].state = "failed".into();
+        assert_eq!(creates(&plan(&stores)), [("b", "v", true)]);
+        stores[2].replicas[0].state = "catching-up".into();
+        assert!(plan(&stores).is_empty());
     }
 
     #[test]

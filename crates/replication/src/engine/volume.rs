@@ -29,6 +29,8 @@ const MAX_BYTES_INSIDE: u64 = 32 << 20;
 const STACK_BYTES: usize = 512 << 10;
 /// Pause before a session that the store or the core closed is opened again.
 const REOPEN_PAUSE: Nanos = SECOND / 4;
+/// Without anything to do for so long, memory is given back.
+const IDLE: std::time::Duration = std::time::Duration::from_millis(700);
 
 /// What comes to the thread.
 pub enum Input {
@@ -251,7 +253,7 @@ impl Worker {
                 .chain(self.engine.deadline())
                 .min();
             let first = match wake {
-                None => self.receiver.recv().ok(),
+                None => self.next_when_idle(),
                 Some(at) => match self.receiver.recv_timeout(clock::until(at)) {
                     Ok(input) => Some(input),
                     Err(RecvTimeoutError::Timeout) => None,
@@ -281,6 +283,17 @@ impl Worker {
             }
         }
         self.end();
+    }
+
+    /// Waits without a limit; gives memory back once nothing has come for a while.
+    fn next_when_idle(&self) -> Option<Input> {
+        match self.receiver.recv_timeout(IDLE) {
+            Err(RecvTimeoutError::Timeout) => {
+                crate::memory::idle();
+                self.receiver.recv().ok()
+            }
+            other => other.ok(),
+        }
     }
 
     fn take(&mut self, input: Input, events: &mut Vec<EngineEvent>) {

@@ -86,21 +86,17 @@ impl World {
                 link.blocked_until = link.blocked_until.map(|t| t.min(self.now + SECOND));
             }
         }
-        // An engine that is still opening would take the volume from the newest one.
-        for engine in 0..self.engines.len() - 1 {
-            if !self.engines[engine].opened && !self.engines[engine].gone {
-                self.close_engine(engine);
-            }
-        }
         let usable = self.engines.last().is_some_and(|e| !e.gone);
         if !usable || self.rng.percent(50) {
             self.start_engine();
         }
+        self.close_openers();
         self.advance(self.now + SETTLE, |w| {
             w.engines.last().is_some_and(|e| e.gone) || w.settled()
         })?;
         if self.engines.last().is_some_and(|e| e.gone) {
             self.start_engine();
+            self.close_openers();
         }
         if !self.advance(self.now + SETTLE, World::settled)? {
             return Err(format!("no progress after repair: {}", self.describe()));
@@ -112,6 +108,15 @@ impl World {
             return Err(format!("a request waits for ever: {}", self.describe()));
         }
         Ok(())
+    }
+
+    /// An engine that is still opening would take the volume from the newest one.
+    fn close_openers(&mut self) {
+        for engine in 0..self.engines.len() - 1 {
+            if !self.engines[engine].opened && !self.engines[engine].gone {
+                self.close_engine(engine);
+            }
+        }
     }
 
     /// One more member is lost while everything is well: nothing may pause.

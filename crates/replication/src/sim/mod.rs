@@ -56,11 +56,18 @@ pub fn run_seed(seed: u64, options: Options) -> Result<Outcome, Failure> {
     let mut world = world::World::new(seed, options);
     match world.run() {
         Ok(()) => Ok(world.outcome()),
-        Err(what) => Err(Failure {
-            seed,
-            at_ms: world.now / crate::core::types::MILLI,
-            what,
-        }),
+        Err(what) => {
+            let what = format!(
+                "{what}
+{:?}",
+                world.profile
+            );
+            Err(Failure {
+                seed,
+                at_ms: world.now / crate::core::types::MILLI,
+                what,
+            })
+        }
     }
 }
 

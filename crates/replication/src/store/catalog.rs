@@ -23,7 +23,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 /// How long an inventory waits for one replica's word; a replica whose disk hangs is shown as failed.
-const STATUS_TIMEOUT: Duration = Duration::from_millis(800);
+const STATUS_TIMEOUT: Duration = Duration::from_millis(1000);
 
 /// `volume.json`: what the replica was formatted with.
 #[derive(Clone, Serialize, Deserialize)]
@@ -217,10 +217,16 @@ impl Catalog {
         }
         let existing = self.volumes.lock().get(&spec.volume).cloned();
         if let Some(existing) = existing {
-            if existing.file.id == id {
+            let rebuild = existing.file.id == id && learner && is_failed(&existing).await;
+            if existing.file.id == id && !rebuild {
                 return Response::Done;
             }
-            if !supersedes(&spec, &existing).await {
+            if rebuild {
+                tracing::info!(
+                    volume = spec.volume,
+                    "the failed replica is made anew and filled from the others"
+                );
+            } else if !supersedes(&spec, &existing).await {
                 return Response::Conflict {
                     existing: existing.file.spec.clone(),
                 };
@@ -347,11 +353,17 @@ async fn supersedes(spec: &VolumeSpec, existing: &Entry) -> bool {
     never_opened && first(spec) < first(&existing.file.spec)
 }
 
+/// Whether a replica is surely of no use: it says so itself. One that does not answer may only be slow.
+async fn is_failed(existing: &Entry) -> bool {
+    match tokio::time::timeout(STATUS_TIMEOUT, existing.host.status()).await {
+        Ok(Ok(status)) => status.state == ReplicaState::Failed,
+        Ok(Err(_)) => true,
+        Err(_) => false,
+    }
+}
+
 async fn describe(entry: &Entry) -> ReplicaInfo {
-    let status = match tokio::time::timeout(STATUS_TIMEOUT, entry.host.status()).await {
-        Ok(status) => status,
-        Err(_) => Err("does not answer: it is starting, or its disk hangs".into()),
-    };
+    let status = tokio::time::timeout(STATUS_TIMEOUT, entry.host.status()).await;
     let owner = entry.host.owner();
     let spec = entry.file.spec.clone();
     let mut info = ReplicaInfo {
@@ -369,8 +381,12 @@ async fn describe(entry: &Entry) -> ReplicaInfo {
         spec,
     };
     match status {
-        Err(reason) => info.error = Some(reason),
-        Ok(status) => fill(&mut info, &status),
+        Err(_) => {
+            info.state = "opening".into();
+            info.error = Some("does not answer: it is starting, or its disk hangs".into());
+        }
+        Ok(Err(reason)) => info.error = Some(reason),
+        Ok(Ok(status)) => fill(&mut info, &status),
     }
     if info.engine_connected {
         info.members = entry.reported.lock().clone();

@@ -26,6 +26,8 @@ const BATCH: usize = 128;
 const MAX_WAITING_BYTES: usize = 64 << 20;
 /// The thread's stack, bytes: the core allocates its buffers on the heap.
 const STACK_BYTES: usize = 512 << 10;
+/// Without anything to do for so long, memory is given back.
+const IDLE: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// A session of an engine.
 pub struct Session {
@@ -157,10 +159,10 @@ struct Worker {
 impl Worker {
     fn run(mut self, mut replica: Replica) {
         let mut actions = Vec::new();
-        let mut wake = None;
+        let mut wake = Some(clock::now());
         loop {
             let first = match wake {
-                None => self.receiver.recv().ok(),
+                None => self.next_when_idle(),
                 Some(at) => match self.receiver.recv_timeout(clock::until(at)) {
                     Ok(input) => Some(input),
                     Err(RecvTimeoutError::Timeout) => None,
@@ -182,6 +184,17 @@ impl Worker {
             while let Some(job) = replica.begin_sync(clock::now()) {
                 self.sync(job);
             }
+        }
+    }
+
+    /// Waits without a limit; gives memory back once nothing has come for a while.
+    fn next_when_idle(&self) -> Option<Input> {
+        match self.receiver.recv_timeout(IDLE) {
+            Err(RecvTimeoutError::Timeout) => {
+                crate::memory::idle();
+                self.receiver.recv().ok()
+            }
+            other => other.ok(),
         }
     }
 
@@ -286,6 +299,13 @@ impl Worker {
     }
 
     fn stop(&self, mut replica: Replica) {
+        for session in self.sessions.values() {
+            session.outbox.send(
+                Kind::Close,
+                session.channel,
+                Bytes::from_static(b"the replica stops"),
+            );
+        }
         if let Err(error) = replica.stop_clean() {
             tracing::info!(%error, path = %self.owner_path.display(), "no clean-stop mark");
         }

@@ -286,6 +286,9 @@ impl Drop for Cluster {
             let _ = child.kill();
             let _ = child.wait();
         }
+        for name in ["mnt", "other"] {
+            let _ = rustix::mount::unmount(self.dir.path().join(name), rustix::mount::UnmountFlags::DETACH);
+        }
         let _ = blockdev::clean_stale(self.dir.path());
     }
 }

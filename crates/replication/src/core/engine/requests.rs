@@ -19,8 +19,8 @@ pub(super) struct Requests {
     committed: VecDeque<(Seq, u64)>,
     /// Complete when durable.
     durable: BTreeMap<(Seq, u64), ()>,
-    /// Blocks under read-modify-write.
-    locked: Vec<u64>,
+    /// Ranges of blocks under read-modify-write: everything that the request will write, not its edges alone.
+    locked: Vec<(u64, u64)>,
     modifying: BTreeMap<u64, Modify>,
     closing: Option<u64>,
     /// New size in blocks once the record is durable.
@@ -76,7 +76,8 @@ impl Engine {
                 }
                 let end = offset.saturating_add(len);
                 let blocks = offset / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES);
-                if self.requests.locked.iter().any(|b| blocks.contains(b)) {
+                let overlaps = |(start, end): &(u64, u64)| *start < blocks.end && blocks.start < *end;
+                if self.requests.locked.iter().any(overlaps) {
                     return;
                 }
             }
@@ -157,8 +158,8 @@ impl Engine {
         }
         let id = self.request_id();
         let min_seq = self.stream.last;
+        self.requests.locked.push((first, last + 1));
         for (block, _) in &edges {
-            self.requests.locked.push(*block);
             self.read_blocks(Owner::Modify(id), *block, 1, min_seq);
         }
         self.requests.modifying.insert(id, Modify { request, op, edges });
@@ -198,10 +199,12 @@ impl Engine {
     }
 
     fn unlock(&mut self, modify: &Modify) {
-        for (block, _) in &modify.edges {
-            if let Some(at) = self.requests.locked.iter().position(|b| b == block) {
-                self.requests.locked.swap_remove(at);
-            }
+        let Some((offset, len)) = span(&modify.op) else {
+            return;
+        };
+        let range = (offset / BLOCK_BYTES, (offset + len).div_ceil(BLOCK_BYTES));
+        if let Some(at) = self.requests.locked.iter().position(|r| *r == range) {
+            self.requests.locked.swap_remove(at);
         }
     }
 

@@ -50,12 +50,22 @@ pub struct Piece {
     pub end: u64,
     /// The record.
     pub held: Arc<Held>,
+    /// Zeroes over data that may never have been in place: their version must be kept although the block looks as if
+    /// it had never been written.
+    pub stamp: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Part {
+    end: u64,
+    held: Arc<Held>,
+    stamp: bool,
 }
 
 /// The map.
 #[derive(Debug, Default)]
 pub struct Index {
-    map: BTreeMap<u64, (u64, Arc<Held>)>,
+    map: BTreeMap<u64, Part>,
     blocks: u64,
 }
 
@@ -70,41 +80,48 @@ impl Index {
         self.blocks
     }
 
-    fn weight(held: &Held, start: u64, end: u64) -> u64 {
-        if matches!(held.kind, HeldKind::Data { .. }) {
-            end - start
+    fn weight(part: &Part, start: u64) -> u64 {
+        if matches!(part.held.kind, HeldKind::Data { .. }) {
+            part.end - start
         } else {
             0
         }
     }
 
-    fn put(&mut self, start: u64, end: u64, held: Arc<Held>) {
-        self.blocks += Self::weight(&held, start, end);
-        self.map.insert(start, (end, held));
+    fn put(&mut self, start: u64, part: Part) {
+        self.blocks += Self::weight(&part, start);
+        self.map.insert(start, part);
     }
 
-    fn take(&mut self, start: u64) -> Option<(u64, Arc<Held>)> {
-        let (end, held) = self.map.remove(&start)?;
-        self.blocks -= Self::weight(&held, start, end);
-        Some((end, held))
+    fn take(&mut self, start: u64) -> Option<Part> {
+        let part = self.map.remove(&start)?;
+        self.blocks -= Self::weight(&part, start);
+        Some(part)
     }
 
     /// Removes everything in the range, splitting what sticks out.
     fn clear(&mut self, start: u64, end: u64) {
-        if let Some((&s, (e, _))) = self.map.range(..start).next_back()
-            && *e > start
+        if let Some((&s, part)) = self.map.range(..start).next_back()
+            && part.end > start
         {
-            let (e, held) = self.take(s).expect("the key was just seen");
-            self.put(s, start, held.clone());
-            if e > end {
-                self.put(end, e, held);
+            let part = self.take(s).expect("the key was just seen");
+            let past = part.end;
+            self.put(
+                s,
+                Part {
+                    end: start,
+                    ..part.clone()
+                },
+            );
+            if past > end {
+                self.put(end, part);
             }
         }
         let keys: Vec<u64> = self.map.range(start..end).map(|(k, _)| *k).collect();
         for key in keys {
-            let (e, held) = self.take(key).expect("the key was just seen");
-            if e > end {
-                self.put(end, e, held);
+            let part = self.take(key).expect("the key was just seen");
+            if part.end > end {
+                self.put(end, part);
             }
         }
     }
@@ -115,19 +132,54 @@ impl Index {
             return;
         }
         let (start, end) = (held.block, held.block + held.count);
+        let zero = matches!(held.kind, HeldKind::Zero { .. });
+        let covered = if zero { self.lookup(start, end) } else { Vec::new() };
         self.clear(start, end);
-        self.put(start, end, held.clone());
+        let mut at = start;
+        for old in covered {
+            let stamp = old.stamp || matches!(old.held.kind, HeldKind::Data { .. });
+            if stamp {
+                if at < old.start {
+                    self.put(
+                        at,
+                        Part {
+                            end: old.start,
+                            held: held.clone(),
+                            stamp: false,
+                        },
+                    );
+                }
+                self.put(
+                    old.start,
+                    Part {
+                        end: old.end,
+                        held: held.clone(),
+                        stamp: true,
+                    },
+                );
+                at = old.end;
+            }
+        }
+        if at < end {
+            self.put(
+                at,
+                Part {
+                    end,
+                    held: held.clone(),
+                    stamp: false,
+                },
+            );
+        }
     }
 
     /// Forgets the pieces of one record.
     pub fn remove(&mut self, held: &Held) {
         let end = held.block + held.count;
-        let keys: Vec<u64> = self
+        let own = self
             .map
             .range(held.block..end)
-            .filter(|(_, (_, h))| h.seq == held.seq)
-            .map(|(k, _)| *k)
-            .collect();
+            .filter(|(_, part)| part.held.seq == held.seq);
+        let keys: Vec<u64> = own.map(|(k, _)| *k).collect();
         for key in keys {
             self.take(key);
         }
@@ -135,38 +187,37 @@ impl Index {
 
     /// The pieces in a range, clipped to it, ascending.
     pub fn lookup(&self, start: u64, end: u64) -> Vec<Piece> {
-        let mut found = Vec::new();
-        if let Some((_, (e, held))) = self.map.range(..start).next_back()
-            && *e > start
-        {
-            found.push(Piece {
-                start,
-                end: (*e).min(end),
-                held: held.clone(),
-            });
-        }
-        for (s, (e, held)) in self.map.range(start..end) {
-            found.push(Piece {
-                start: *s,
-                end: (*e).min(end),
-                held: held.clone(),
-            });
-        }
-        found
+        let piece = |from: u64, part: &Part| Piece {
+            start: from.max(start),
+            end: part.end.min(end),
+            held: part.held.clone(),
+            stamp: part.stamp,
+        };
+        let before = self
+            .map
+            .range(..start)
+            .next_back()
+            .filter(|(_, part)| part.end > start);
+        before
+            .into_iter()
+            .chain(self.map.range(start..end))
+            .map(|(from, part)| piece(*from, part))
+            .collect()
     }
 
     /// Takes the lowest piece, at most `max` blocks of it.
     pub fn pop_first(&mut self, max: u64) -> Option<Piece> {
         let (&start, _) = self.map.first_key_value()?;
-        let (end, held) = self.take(start).expect("the key was just seen");
-        let cut = end.min(start + max);
-        if cut < end {
-            self.put(cut, end, held.clone());
+        let part = self.take(start).expect("the key was just seen");
+        let cut = part.end.min(start + max);
+        if cut < part.end {
+            self.put(cut, part.clone());
         }
         Some(Piece {
             start,
             end: cut,
-            held,
+            held: part.held,
+            stamp: part.stamp,
         })
     }
 }

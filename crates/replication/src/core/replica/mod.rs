@@ -240,7 +240,13 @@ impl Replica {
                 out.push(ReplicaAction::Drop { session });
             }
             Err(Fault::Full) => out.push(ReplicaAction::Drop { session }),
-            Err(Fault::Io(what, e)) => self.fail(format!("{what}: {e}"), out),
+            Err(Fault::Io(what, e)) => {
+                // A full disk passes; what was written and could not be synced does not.
+                if e.kind() != io::ErrorKind::StorageFull {
+                    self.record_failure();
+                }
+                self.fail(format!("{what}: {e}"), out);
+            }
         }
     }
 

@@ -149,7 +149,14 @@ impl Replica {
         };
         replica.journal.commit = replica.journal.commit.max(replica.state.commit);
         if replica.failed.is_none() {
-            replica.restart(&found.stale, now)?;
+            match replica.restart(&found.stale, now) {
+                Err(Fault::Io(what, e)) => {
+                    // A failed sync is never retried into success, not by a restart either.
+                    replica.record_failure();
+                    replica.fail(format!("{what}: {e}"), &mut Vec::new());
+                }
+                other => other?,
+            }
         }
         Ok(replica)
     }

@@ -101,10 +101,7 @@ impl Replica {
         if let Err(e) = result {
             // What was written and could not be synced is gone or not, nobody knows. Never again (and never retried
             // into success): the mark outlives this process if the disk takes it at all.
-            self.state.failed = true;
-            if self.persist().is_err() {
-                tracing::warn!(volume = %self.state.meta.volume, "the failure could not be recorded");
-            }
+            self.record_failure();
             self.fail(format!("syncing: {e}"), out);
             return;
         }
@@ -119,6 +116,14 @@ impl Replica {
         };
         if let Err(Fault::Io(what, e)) = outcome {
             self.fail(format!("{what}: {e}"), out);
+        }
+    }
+
+    /// Keeps the failure for later starts, if the disk takes it.
+    pub(super) fn record_failure(&mut self) {
+        self.state.failed = true;
+        if self.persist().is_err() {
+            tracing::warn!(volume = %self.state.meta.volume, "the failure could not be recorded");
         }
     }
 

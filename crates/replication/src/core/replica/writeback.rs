@@ -195,9 +195,10 @@ impl Replica {
         Ok(())
     }
 
-    /// Marks what was ever written as zero, and frees it. What was never written stays so: no other replica of this log
-    /// has it either.
+    /// Marks what was ever written as zero, and frees it. What was never written, neither in place nor in the records
+    /// that this sweep passes over, stays so: no other replica of this log has it either. A learner does not know.
     fn apply_zero(&mut self, piece: &Piece) -> Outcome {
+        let stamp = piece.stamp || self.state.copy.is_some();
         let count = piece.end - piece.start;
         let mut entries = self
             .blocks
@@ -207,10 +208,11 @@ impl Replica {
         let mut changed = false;
         for (i, entry) in entries.iter_mut().enumerate() {
             let block = piece.start + i as u64;
-            if *entry == Entry::default() || self.newer(entry, piece.held.seq) {
+            let untouched = *entry == Entry::default() && !stamp;
+            if untouched || self.newer(entry, piece.held.seq) {
                 continue;
             }
-            if !entry.is_zero() {
+            if entry.is_data() {
                 freed = match freed {
                     Some((start, end)) if end == block => Some((start, block + 1)),
                     Some((start, end)) => {
