@@ -1,5 +1,5 @@
 //! A device in memory through FUSE and a loop device: what the kernel and fio make of it. Needs root.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 use bytes::Bytes;
 use hikube_blockdev::{Attachment, BlockDevice, Done, Error, Options, clean_stale};
@@ -76,7 +76,7 @@ impl BlockDevice for Memory {
     }
     fn read(&self, offset: u64, len: u32, done: Done<Bytes>) {
         assert!(
-            offset % PAGE == 0 && u64::from(len) % PAGE == 0,
+            offset.is_multiple_of(PAGE) && u64::from(len).is_multiple_of(PAGE),
             "direct I/O in blocks"
         );
         self.run(move |pages| {
@@ -92,7 +92,7 @@ impl BlockDevice for Memory {
     }
     fn write(&self, offset: u64, data: Bytes, _fua: bool, done: Done<()>) {
         assert!(
-            offset % PAGE == 0 && data.len() as u64 % PAGE == 0,
+            offset.is_multiple_of(PAGE) && (data.len() as u64).is_multiple_of(PAGE),
             "direct I/O in blocks"
         );
         self.run(move |pages| {

@@ -1,5 +1,5 @@
 //! Volumes through the loss of regions and engines, with real processes. Needs root.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 mod cluster;
 
