@@ -100,7 +100,7 @@ pub(super) struct Process {
     pub engine: Engine,
     pub gone: bool,
     pub opened: bool,
-    /// Order of its epoch among those that were opened.
+    /// Counter of its epoch.
     pub rank: u32,
     pub paused_until: Nanos,
     pub sessions: [Option<usize>; MEMBERS],
@@ -126,6 +126,8 @@ pub struct World {
     pub(super) error: Option<String>,
     pub(super) out: Outcome,
     members: Vec<Member>,
+    /// Highest epoch opened.
+    pub(super) newest: u32,
     pub(super) verified: Option<bool>,
 }
 
@@ -163,6 +165,7 @@ impl World {
                 faults: 0,
             },
             members,
+            newest: 0,
             verified: None,
         };
         for i in 0..MEMBERS {
@@ -366,10 +369,11 @@ impl World {
                         self.error.get_or_insert(e);
                     }
                 }
-                EngineAction::Opened { .. } => {
+                EngineAction::Opened { epoch, .. } => {
                     self.engines[engine].opened = true;
                     self.out.epochs += 1;
-                    self.engines[engine].rank = self.out.epochs as u32;
+                    self.engines[engine].rank = epoch.counter as u32;
+                    self.newest = self.newest.max(epoch.counter as u32);
                     self.at(self.now, Event::Client { engine });
                 }
                 EngineAction::Deposed => self.engines[engine].gone = true,
