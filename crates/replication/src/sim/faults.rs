@@ -177,7 +177,7 @@ impl World {
         if power {
             let disk = self.replicas[replica].disk.clone();
             disk.power_loss(&mut self.rng);
-            self.replicas[replica].boot = u128::from(self.rng.next());
+            self.replicas[replica].boot = u128::from(self.rng.draw());
             let last = self.engines.last().map_or(0, |e| e.engine.status().last_seq);
             self.replicas[replica].forgot = Some(last);
         }

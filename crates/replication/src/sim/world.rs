@@ -136,7 +136,7 @@ impl World {
         let mut rng = Rng::new(seed ^ 0x5eed);
         let members: Vec<Member> = (0..MEMBERS)
             .map(|i| Member {
-                id: ReplicaId(u128::from(rng.next()) + 1),
+                id: ReplicaId(u128::from(rng.draw()) + 1),
                 region: format!("r{i}"),
             })
             .collect();
@@ -170,7 +170,7 @@ impl World {
         };
         for i in 0..MEMBERS {
             let disk = SimDisk::default();
-            let boot = u128::from(world.rng.next());
+            let boot = u128::from(world.rng.draw());
             world.replicas.push(Region {
                 disk,
                 replica: None,
@@ -323,11 +323,11 @@ impl World {
             class: Class::Replicated,
             members: self.members.clone(),
             home: Some(id % MEMBERS),
-            instance: u128::from(self.rng.next()) + 1,
+            instance: u128::from(self.rng.draw()) + 1,
             write_through: false,
             mutations: self.options.mutations,
         };
-        let seed = self.rng.next();
+        let seed = self.rng.draw();
         let engine = Engine::new(settings, self.now, seed);
         self.engines.push(Process {
             engine,
@@ -420,7 +420,7 @@ impl World {
         }
         let settings = ReplicaSettings {
             boot_id: region.boot,
-            incarnation: u128::from(self.rng.next()) << 64 | u128::from(self.rng.next()),
+            incarnation: u128::from(self.rng.draw()) << 64 | u128::from(self.rng.draw()),
             mutations: self.options.mutations,
         };
         let disk = self.replicas[replica].disk.clone();
