@@ -176,7 +176,7 @@ impl World {
             (Kind::Verify, Err(_)) => self.verified = None,
             (_, Err(OpError::Deposed | OpError::Closed)) => {}
             // It does not know that its successor has grown the volume.
-            (_, Err(OpError::OutOfRange)) if u64::from(number) < self.out.epochs => {}
+            (_, Err(OpError::OutOfRange)) if number < self.newest => {}
             (Kind::Read { cell }, Ok(data)) => {
                 self.out.reads += 1;
                 self.model

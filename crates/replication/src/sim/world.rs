@@ -100,7 +100,7 @@ pub(super) struct Process {
     pub engine: Engine,
     pub gone: bool,
     pub opened: bool,
-    /// Order of its epoch among those that were opened.
+    /// Counter of its epoch.
     pub rank: u32,
     pub paused_until: Nanos,
     pub sessions: [Option<usize>; MEMBERS],
@@ -126,6 +126,8 @@ pub struct World {
     pub(super) error: Option<String>,
     pub(super) out: Outcome,
     members: Vec<Member>,
+    /// Highest epoch opened.
+    pub(super) newest: u32,
     pub(super) verified: Option<bool>,
 }
 
@@ -134,7 +136,7 @@ impl World {
         let mut rng = Rng::new(seed ^ 0x5eed);
         let members: Vec<Member> = (0..MEMBERS)
             .map(|i| Member {
-                id: ReplicaId(u128::from(rng.next()) + 1),
+                id: ReplicaId(u128::from(rng.draw()) + 1),
                 region: format!("r{i}"),
             })
             .collect();
@@ -163,11 +165,12 @@ impl World {
                 faults: 0,
             },
             members,
+            newest: 0,
             verified: None,
         };
         for i in 0..MEMBERS {
             let disk = SimDisk::default();
-            let boot = u128::from(world.rng.next());
+            let boot = u128::from(world.rng.draw());
             world.replicas.push(Region {
                 disk,
                 replica: None,
@@ -320,11 +323,11 @@ impl World {
             class: Class::Replicated,
             members: self.members.clone(),
             home: Some(id % MEMBERS),
-            instance: u128::from(self.rng.next()) + 1,
+            instance: u128::from(self.rng.draw()) + 1,
             write_through: false,
             mutations: self.options.mutations,
         };
-        let seed = self.rng.next();
+        let seed = self.rng.draw();
         let engine = Engine::new(settings, self.now, seed);
         self.engines.push(Process {
             engine,
@@ -366,10 +369,11 @@ impl World {
                         self.error.get_or_insert(e);
                     }
                 }
-                EngineAction::Opened { .. } => {
+                EngineAction::Opened { epoch, .. } => {
                     self.engines[engine].opened = true;
                     self.out.epochs += 1;
-                    self.engines[engine].rank = self.out.epochs as u32;
+                    self.engines[engine].rank = epoch.counter as u32;
+                    self.newest = self.newest.max(epoch.counter as u32);
                     self.at(self.now, Event::Client { engine });
                 }
                 EngineAction::Deposed => self.engines[engine].gone = true,
@@ -416,7 +420,7 @@ impl World {
         }
         let settings = ReplicaSettings {
             boot_id: region.boot,
-            incarnation: u128::from(self.rng.next()) << 64 | u128::from(self.rng.next()),
+            incarnation: u128::from(self.rng.draw()) << 64 | u128::from(self.rng.draw()),
             mutations: self.options.mutations,
         };
         let disk = self.replicas[replica].disk.clone();

@@ -102,7 +102,7 @@ impl Journal {
         file.preallocate(segment)?;
         let head = SegmentHead {
             number: 1,
-            salt: rng.next(),
+            salt: rng.draw(),
             first: 1,
             ..SegmentHead::default()
         };
@@ -195,7 +195,7 @@ impl Journal {
         };
         let head = SegmentHead {
             number,
-            salt: self.rng.next(),
+            salt: self.rng.draw(),
             generation: self.generation,
             first,
             jump: how == Roll::Jump,

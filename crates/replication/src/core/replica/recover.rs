@@ -45,27 +45,12 @@ pub fn recover(disk: &dyn Disk, volume: u64, known: &Known, rng: Rng) -> io::Res
     while names.contains(&slot_name(slots.len())) {
         slots.push(Slot::new(disk.open(&slot_name(slots.len()))?));
     }
-    let mut order: Vec<(SegmentHead, usize)> = Vec::new();
-    let mut stale = Vec::new();
-    let mut in_place = 0;
-    let mut overwritten = false;
-    for (at, slot) in slots.iter().enumerate() {
-        let mut sector = vec![0u8; SECTOR as usize];
-        // A sector that cannot be read is a header that is gone: evidence elsewhere tells whether it matters.
-        if slot.file.pread(&mut sector, 0).is_ok()
-            && let Some(head) = SegmentHead::decode(volume, &sector)
-        {
-            if head.generation <= known.generation {
-                order.push((head, at));
-            } else {
-                // What it says of blocks in place holds although the cut does not, except for a jump.
-                in_place = in_place.max(if head.jump { 0 } else { head.applied });
-                overwritten |= head.number == known.active.0;
-                stale.push(at);
-            }
-        }
-    }
-    order.sort_by_key(|(head, _)| head.number);
+    let Heads {
+        order,
+        mut stale,
+        in_place,
+        overwritten,
+    } = read_heads(&slots, volume, known);
     let mut scan = Scan::new(volume, known.segment);
     for (head, at) in &order {
         scan.note(0, head.commit, head.applied);
@@ -113,22 +98,7 @@ pub fn recover(disk: &dyn Disk, volume: u64, known: &Known, rng: Rng) -> io::Res
             .get(i + 1)
             .is_some_and(|(next, _)| next.first > scan.end + 1);
     }
-    scan.durable = scan.durable.max(known.log_end);
-    let present = order.iter().any(|(head, _)| head.number == known.active.0);
-    if !present && overwritten {
-        // It was empty, and was begun again by a cut that did not come to pass: only its beginning counts.
-        scan.end = scan.end.min(known.active.1 - 1);
-        while scan.records.last().is_some_and(|r| r.seq > scan.end) {
-            scan.records.pop();
-        }
-        for slot in &mut slots {
-            slot.last = slot.last.min(scan.end);
-            slot.batches.retain(|(first, _)| *first <= scan.end);
-        }
-    } else if !present && order.first().is_none_or(|(head, _)| head.number < known.active.0) {
-        // Its header is gone, and nobody knows what it had. (When all are newer, it was used again.)
-        scan.durable = scan.durable.max(scan.end + 1);
-    }
+    scan.end_of_generation(known, &order, overwritten, &mut slots);
     let good = if scan.base > scan.applied {
         scan.applied
     } else {
@@ -161,6 +131,48 @@ pub fn recover(disk: &dyn Disk, volume: u64, known: &Known, rng: Rng) -> io::Res
         damaged,
         stale,
     })
+}
+
+/// The segments' headers.
+struct Heads {
+    /// Valid ones in order.
+    order: Vec<(SegmentHead, usize)>,
+    /// Slots to void.
+    stale: Vec<usize>,
+    /// Everything up to here is in place, as headers of unfinished cuts say.
+    in_place: Seq,
+    /// The generation's first segment was begun again by an unfinished cut.
+    overwritten: bool,
+}
+
+fn read_heads(slots: &[Slot], volume: u64, known: &Known) -> Heads {
+    let mut order: Vec<(SegmentHead, usize)> = Vec::new();
+    let mut stale = Vec::new();
+    let mut in_place = 0;
+    let mut overwritten = false;
+    for (at, slot) in slots.iter().enumerate() {
+        let mut sector = vec![0u8; SECTOR as usize];
+        // A sector that cannot be read is a header that is gone: evidence elsewhere tells whether it matters.
+        if slot.file.pread(&mut sector, 0).is_ok()
+            && let Some(head) = SegmentHead::decode(volume, &sector)
+        {
+            if head.generation <= known.generation {
+                order.push((head, at));
+            } else {
+                // What it says of blocks in place holds although the cut does not, except for a jump.
+                in_place = in_place.max(if head.jump { 0 } else { head.applied });
+                overwritten |= head.number == known.active.0;
+                stale.push(at);
+            }
+        }
+    }
+    order.sort_by_key(|(head, _)| head.number);
+    Heads {
+        order,
+        stale,
+        in_place,
+        overwritten,
+    }
 }
 
 struct Scan {
@@ -207,10 +219,7 @@ impl Scan {
         if slot.file.pread(&mut bytes, 0).is_err() {
             return;
         }
-        loop {
-            let Some((head, held)) = self.batch(&bytes, slot.used, slot.chain, segment.salt, at) else {
-                break;
-            };
+        while let Some((head, held)) = self.batch(&bytes, slot.used, slot.chain, segment.salt, at) {
             self.note(head.durable, head.commit, head.applied);
             if head.count > 0 {
                 slot.batches.push((head.first, slot.used));
@@ -222,6 +231,32 @@ impl Scan {
             slot.chain = head.crc;
         }
         self.scan_heads(&bytes, slot.used, segment.salt);
+    }
+
+    /// What the state knows of the log's end and of the segment with which its generation began.
+    fn end_of_generation(
+        &mut self,
+        known: &Known,
+        order: &[(SegmentHead, usize)],
+        overwritten: bool,
+        slots: &mut [Slot],
+    ) {
+        self.durable = self.durable.max(known.log_end);
+        let present = order.iter().any(|(head, _)| head.number == known.active.0);
+        if !present && overwritten {
+            // It was empty, and was begun again by a cut that did not come to pass: only its beginning counts.
+            self.end = self.end.min(known.active.1 - 1);
+            while self.records.last().is_some_and(|r| r.seq > self.end) {
+                self.records.pop();
+            }
+            for slot in slots {
+                slot.last = slot.last.min(self.end);
+                slot.batches.retain(|(first, _)| *first <= self.end);
+            }
+        } else if !present && order.first().is_none_or(|(head, _)| head.number < known.active.0) {
+            // Its header is gone, and nobody knows what it had. (When all are newer, it was used again.)
+            self.durable = self.durable.max(self.end + 1);
+        }
     }
 
     fn batch(

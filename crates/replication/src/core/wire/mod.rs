@@ -3,7 +3,8 @@
 //!
 //! Format history: 1, the first release.
 
-mod codec;
+mod decode;
+mod encode;
 #[cfg(test)]
 mod tests;
 
