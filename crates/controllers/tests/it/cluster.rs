@@ -86,6 +86,12 @@ impl TestCluster {
             managers: Vec::new(),
         };
         cluster.start_managers("one");
+        // Without it no pod is accepted.
+        let accounts = cluster.api::<k8s_openapi::api::core::v1::ServiceAccount>();
+        eventually("service account", SOON, || async {
+            Ok(accounts.get_opt("default").await?)
+        })
+        .await?;
         Ok(cluster)
     }
 

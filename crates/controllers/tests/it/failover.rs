@@ -41,7 +41,7 @@ async fn database(cluster: &TestCluster) -> Result<()> {
             "spec": {
                 "replicas": 1, "serviceName": "db", "selector": {"matchLabels": {"app": "db"}},
                 "template": {"metadata": {"labels": {"app": "db"}}, "spec": {"containers": [{
-                    "name": "c", "image": "toolbox", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}]}},
+                    "name": "c", "image": "toolbox"}]}},
                 "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {
                     "storageClassName": "replicated", "accessModes": ["ReadWriteOnce"],
                     "resources": {"requests": {"storage": "1Gi"}}}}],

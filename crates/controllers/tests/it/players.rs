@@ -177,28 +177,29 @@ async fn handle(
 pub fn csi(cluster: &TestCluster) -> JoinHandle<()> {
     let client = cluster.client.clone();
     tokio::spawn(async move {
-        let claims = pin!(watcher::watcher(
-            Api::<PersistentVolumeClaim>::all(client.clone()),
-            watcher::Config::default()
-        ));
-        let attachments = pin!(watcher::watcher(
-            Api::<VolumeAttachment>::all(client.clone()),
-            watcher::Config::default()
-        ));
-        let provision = claims.for_each(|event| async {
-            if let Ok(Event::Apply(claim) | Event::InitApply(claim)) = event
-                && let Err(error) = provision(&client, &claim).await
-            {
-                tracing::debug!(%error, "provision");
+        let config = watcher::Config::default();
+        let provision = async {
+            let api = Api::<PersistentVolumeClaim>::all(client.clone());
+            let mut events = pin!(watcher::watcher(api, config.clone()));
+            while let Some(event) = events.next().await {
+                if let Ok(Event::Apply(claim) | Event::InitApply(claim)) = event
+                    && let Err(error) = provision(&client, &claim).await
+                {
+                    tracing::debug!(%error, "provision");
+                }
             }
-        });
-        let attach = attachments.for_each(|event| async {
-            if let Ok(Event::Apply(attachment) | Event::InitApply(attachment)) = event
-                && let Err(error) = attach(&client, &attachment).await
-            {
-                tracing::debug!(%error, "attach");
+        };
+        let attach = async {
+            let api = Api::<VolumeAttachment>::all(client.clone());
+            let mut events = pin!(watcher::watcher(api, config.clone()));
+            while let Some(event) = events.next().await {
+                if let Ok(Event::Apply(attachment) | Event::InitApply(attachment)) = event
+                    && let Err(error) = attach(&client, &attachment).await
+                {
+                    tracing::debug!(%error, "attach");
+                }
             }
-        });
+        };
         tokio::join!(provision, attach);
     })
 }

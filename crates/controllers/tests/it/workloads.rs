@@ -92,7 +92,10 @@ async fn a_deployment_rolls_out_updates_and_goes_back() -> Result<()> {
     })
     .await?;
     // An update.
-    let image = |image: &str| json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": image}]}}}});
+    let image = |image: &str| {
+        json!({"spec": {"template": {"spec": {"containers": [
+            {"name": "c", "image": image, "ports": [{"name": "http", "containerPort": 8080}]}]}}}})
+    };
     cluster.patch::<Deployment>("web", image("toolbox:2")).await?;
     let updated = wait_rolled_out(&cluster, "web").await?;
     assert_eq!(
