@@ -321,6 +321,9 @@ impl<K: Resource + 'static> Informer<K> {
                     tracing::debug!(kind = std::any::type_name::<K>(), %error, "list or watch interrupted");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(RETRY_MAX);
+                    if expired(&error) {
+                        return;
+                    }
                     continue;
                 }
             };
@@ -354,7 +357,22 @@ where
     /// Lists and watches for ever; survives outages of the server. For an `Api<PartialObjectMeta<K>>` only
     /// metadata is transferred and kept.
     pub async fn run(&self, api: Api<K>, config: watcher::Config) {
-        self.follow(watcher::watcher(api, config)).await;
+        loop {
+            // kube's watcher would go on asking for a version that the server has forgotten: it lists anew.
+            self.follow(watcher::watcher(api.clone(), config.clone())).await;
+        }
+    }
+}
+
+/// Whether the server has forgotten the version from which the watch was to go on, after a restart for example.
+fn expired(error: &watcher::Error) -> bool {
+    const GONE: u16 = 410;
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => status.code == GONE,
+        _ => false,
     }
 }
 
@@ -448,6 +466,21 @@ mod tests {
         informer.replace_all(vec![object("b", "3", 9), object("c", "4", 8)]);
         assert!(informer.is_synced());
         assert_eq!(*log.lock(), ["+a@1", "+b@2", "-a@1", "-b@2", "+b@9", "+c@8"]);
+    }
+
+    #[tokio::test]
+    async fn a_forgotten_version_ends_the_stream_for_a_new_list() {
+        let (informer, log) = recorded();
+        let gone = kube::core::Status::failure("too old resource version", "Expired").with_code(410);
+        let events = futures::stream::iter([
+            Ok(Event::Init),
+            Ok(Event::InitApply(object("a", "1", 1))),
+            Ok(Event::InitDone),
+            Err(watcher::Error::WatchStartFailed(kube::Error::Api(gone.boxed()))),
+            Ok(Event::Apply(object("a", "1", 2))),
+        ]);
+        informer.follow(events).await;
+        assert_eq!(*log.lock(), ["+a@1"]);
     }
 
     #[test]

@@ -232,8 +232,13 @@ async fn lists_and_watches() {
     cluster.stop_server().await.unwrap();
     cluster.start_server();
     cluster.wait_ready().await.unwrap();
-    let (code, status) = api(&cluster, "GET", &watch, Value::Null).await;
-    assert_eq!((code, status["reason"].as_str()), (410, Some("Expired")));
+    let (code, event) = api(&cluster, "GET", &watch, Value::Null).await;
+    let status = &event["object"];
+    assert_eq!((code, event["type"].as_str()), (200, Some("ERROR")));
+    assert_eq!(
+        (status["code"].as_u64(), status["reason"].as_str()),
+        (Some(410), Some("Expired"))
+    );
     let (_, list) = api(&cluster, "GET", maps, Value::Null).await;
     assert_eq!(list["items"].as_array().unwrap().len(), 7);
 }

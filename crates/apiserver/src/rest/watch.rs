@@ -74,7 +74,15 @@ pub async fn watch(call: Arc<Call>, resource: &'static Resource) -> Result<Respo
     let store = call.server.store.clone();
     let cache = store.cache(resource)?.clone();
     let prefix = object::list_prefix(resource, &call.info.namespace);
-    let start = start(&call, &store, &cache, &prefix, streaming_list).await?;
+    let start = match start(&call, &store, &cache, &prefix, streaming_list).await {
+        // Told within the stream, as upstream does: kube-rs lists anew only then.
+        Err(status) if status.code == GONE => {
+            let mut out = BytesMut::new();
+            line(&mut out, "ERROR", &object::to_bytes(&status.to_value()));
+            return Ok(respond::bytes(200, "application/json", out.freeze()));
+        }
+        other => other?,
+    };
     let now = Instant::now();
     let watch = Watch {
         encoder: Encoder {
@@ -104,6 +112,9 @@ pub async fn watch(call: Arc<Call>, resource: &'static Resource) -> Result<Respo
     *response.body_mut() = Body::Stream(chunks.boxed());
     Ok(response)
 }
+
+/// Code of a status that says that a revision is not kept any more.
+const GONE: u16 = 410;
 
 /// Whether a streaming list is asked for, by upstream's rules.
 fn check_initial_events(call: &Call) -> Result<bool, Status> {
