@@ -1,4 +1,5 @@
 //! The supervisor as a process, with real children: restarts, adoption after its own death, order, reloading.
+#![allow(clippy::unwrap_used)]
 
 use platform::supervisor::{Component, Request, State, Unit, call};
 use std::collections::BTreeMap;

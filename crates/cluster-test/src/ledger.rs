@@ -228,7 +228,9 @@ fn psql(host: &str) -> Command {
         "-U",
         "postgres",
     ]);
-    command.env("PGCONNECT_TIMEOUT", "2");
+    command
+        .env("PGCONNECT_TIMEOUT", "2")
+        .env("PGDATABASE", "postgres");
     command
 }
 

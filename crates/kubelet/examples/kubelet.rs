@@ -1,5 +1,6 @@
 //! The kubelet alone: `cargo run --example kubelet -- --kubeconfig ... --node-name ...`, for trying it against
 //! any API server and runtime.
+#![allow(clippy::unwrap_used)]
 
 use clap::Parser;
 use hikube_kubelet as kubelet;

@@ -1,6 +1,6 @@
 //! The kubelet on a real containerd, against our API server on a real etcd. Needs root; the namespaces, mounts
 //! and cgroups that it makes carry the process ID in their names and are removed again.
-
+#![allow(clippy::unwrap_used)]
 // What took how long is worth reading in the test's output.
 #![allow(clippy::print_stdout)]
 

@@ -1,4 +1,5 @@
 //! A store or an engine as a process of its own, for the integration tests and for trying things out.
+#![allow(clippy::unwrap_used)]
 
 use clap::Parser;
 use hikube_replication::{EngineConfig, StoreConfig, run_engine, run_store, store_format};

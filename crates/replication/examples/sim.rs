@@ -1,4 +1,5 @@
 //! Runs many seeds of the simulator: `sim --seeds 500 --start 0`.
+#![allow(clippy::unwrap_used)]
 
 use clap::Parser;
 use hikube_replication::core::mutations::Mutations;

@@ -1,6 +1,7 @@
 //! Times the functions that the API server calls on each write, and tells how much memory the facts take.
 //!
 //! `cargo run --release -p hikube-schema --example bench`
+#![allow(clippy::unwrap_used)]
 
 use std::error::Error;
 use std::hint::black_box;

@@ -2,6 +2,7 @@
 //! them, to look at them or to serve them to a client without a cluster.
 //!
 //! `cargo run -p hikube-schema --example dump -- DIRECTORY`
+#![allow(clippy::unwrap_used)]
 
 use std::error::Error;
 use std::fs;

@@ -5,6 +5,7 @@
 //! one line per fact, so that a new release is reviewed as a diff. The format is explained in `src/facts.rs`.
 //!
 //! `cargo run -p hikube-schema --example generate -- swagger.json discovery-aggregated_v2.json > facts.txt`
+#![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;

@@ -1,4 +1,5 @@
 //! Starts etcd and the API server and stays: for development of everything that talks to the API.
+#![allow(clippy::unwrap_used)]
 
 use std::net::IpAddr;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
 //! Real handshakes between identities that `Authority` issued.
+#![allow(clippy::unwrap_used)]
 
 use hikube_tls::{self as tls, Authority, ClientAuth, IdentityFiles, Peer, Subject};
 use std::sync::Arc;

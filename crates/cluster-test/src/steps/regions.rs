@@ -74,7 +74,8 @@ fn pgbench(host: &str) -> Result<Command> {
     let mut command = Command::new(image::postgres_dir()?.join("bin/pgbench"));
     command
         .args(["-h", host, "-p", &PORT.to_string(), "-U", "postgres"])
-        .env("PGCONNECT_TIMEOUT", "2");
+        .env("PGCONNECT_TIMEOUT", "2")
+        .env("PGDATABASE", "postgres");
     Ok(command)
 }
 

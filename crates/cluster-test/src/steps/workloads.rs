@@ -183,7 +183,9 @@ pub fn kubectl(cluster: &Cluster) -> Result<()> {
         ],
         &["default"],
     )?;
-    cluster.kube(&["delete", &pod, "--wait=true", "--timeout=30s"])?;
+    let pod = cluster.kube(&["get", "pods", "-l", "app=web", "-o", "name"])?;
+    let pod = pod.lines().next().context("a pod")?;
+    cluster.kube(&["delete", pod, "--wait=true", "--timeout=30s"])?;
     cluster.rolled_out("deployment/web", Duration::from_secs(30))
 }
 
