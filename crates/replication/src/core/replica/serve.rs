@@ -242,14 +242,14 @@ impl Replica {
     }
 
     fn copy_read(&self, request: u64, from: u64, to: u64, have: Seq) -> Result<Message, Fault> {
-        let to = to.min(self.state.blocks);
+        let end = to.min(self.state.blocks);
         let mut next = from;
         let mut c = Composed {
             blocks: Vec::new(),
             data: Vec::new(),
         };
-        while next < to && next - from < COPY_SCAN && c.data.len() < ANSWER_BYTES {
-            let count = (to - next).min(u64::from(MAX_RECORD_BLOCKS));
+        while next < end && next - from < COPY_SCAN && c.data.len() < ANSWER_BYTES {
+            let count = (end - next).min(u64::from(MAX_RECORD_BLOCKS));
             let entries = self.blocks.entries(next, count).during("reading entries")?;
             let newer = |(i, e): (usize, &Entry)| {
                 e.version > have || !(e.is_data() || e.is_sound_zero(self.seed, next + i as u64))
@@ -267,6 +267,10 @@ impl Replica {
                 }
             }
             next += count;
+        }
+        if next >= end {
+            // Blocks beyond the size as applied have nothing yet; a growth that is still in the stream brings its own.
+            next = to;
         }
         Ok(Message::CopyData {
             request,
