@@ -239,7 +239,7 @@ async fn expand(args: &IdArgs, size_bytes: u64) -> Result<()> {
         id: args.id.clone(),
         size_bytes,
     };
-    let answer = connect(&args.common)
+    let answer = connect_to_holder(&args.common, &args.id)
         .await?
         .expand_volume(request)
         .await
@@ -253,7 +253,7 @@ async fn expand(args: &IdArgs, size_bytes: u64) -> Result<()> {
 
 async fn verify(args: &IdArgs) -> Result<()> {
     let request = api::VerifyVolumeRequest { id: args.id.clone() };
-    let report = connect(&args.common)
+    let report = connect_to_holder(&args.common, &args.id)
         .await?
         .verify_volume(request)
         .await
@@ -298,8 +298,44 @@ async fn connect(common: &CommonArgs) -> Result<EngineClient<Channel>> {
         .with_context(|| format!("no engine answers at {}", socket.display()))
 }
 
-/// Sockets of a cluster on this machine are `/run/hikube/<cluster>/**/engine.sock`.
+/// The engine that has the volume attached, if it runs on this machine, or else any.
+async fn connect_to_holder(common: &CommonArgs, id: &str) -> Result<EngineClient<Channel>> {
+    let mut any = connect(common).await?;
+    if common.engine_socket.is_some() {
+        return Ok(any);
+    }
+    let request = api::GetVolumeRequest { id: id.into() };
+    let volume = any
+        .get_volume(request)
+        .await
+        .map_err(explain)?
+        .into_inner()
+        .volume
+        .unwrap_or_default();
+    if volume.attached_here || volume.node.is_empty() {
+        return Ok(any);
+    }
+    let of_node = |path: &PathBuf| {
+        path.components()
+            .any(|part| part.as_os_str() == volume.node.as_str())
+    };
+    match find_sockets(&common.cluster.name)?.into_iter().find(of_node) {
+        Some(socket) => replication::api::connect(&socket)
+            .await
+            .with_context(|| format!("no engine answers at {}", socket.display())),
+        None => Ok(any),
+    }
+}
+
 fn find_socket(cluster: &str) -> Result<PathBuf> {
+    find_sockets(cluster)?
+        .into_iter()
+        .next()
+        .with_context(|| format!("no engine of cluster {cluster} runs here; name one with --engine-socket"))
+}
+
+/// Sockets of a cluster on this machine are `/run/hikube/<cluster>/**/engine.sock`.
+fn find_sockets(cluster: &str) -> Result<Vec<PathBuf>> {
     let mut dirs = vec![(platform::Layout::new(cluster)?.run(), 0)];
     let mut found = Vec::new();
     while let Some((dir, depth)) = dirs.pop() {
@@ -316,10 +352,7 @@ fn find_socket(cluster: &str) -> Result<PathBuf> {
         }
     }
     found.sort();
-    found
-        .into_iter()
-        .next()
-        .with_context(|| format!("no engine of cluster {cluster} runs here; name one with --engine-socket"))
+    Ok(found)
 }
 
 /// The engine's words without the wrapping of gRPC.

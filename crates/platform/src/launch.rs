@@ -9,15 +9,15 @@ use std::process::Command;
 
 /// Replaces this process by `command`. Returns only if that fails.
 pub fn launch(network: Option<&Path>, group: Option<&str>, command: &[String]) -> Error {
-    if let Some(network) = network {
-        if let Err(error) = netns::enter(network) {
-            return error;
-        }
+    if let Some(network) = network
+        && let Err(error) = netns::enter(network)
+    {
+        return error;
     }
-    if let Some(group) = group {
-        if let Err(error) = cgroup::ensure(group).and_then(|()| cgroup::join(group)) {
-            return error;
-        }
+    if let Some(group) = group
+        && let Err(error) = cgroup::ensure(group).and_then(|()| cgroup::join(group))
+    {
+        return error;
     }
     // A session of its own: no terminal's signal reaches it.
     let _ = rustix::process::setsid();

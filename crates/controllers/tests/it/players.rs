@@ -22,6 +22,7 @@ pub struct Kubelet {
     pub name: String,
     task: JoinHandle<()>,
     /// When set, pods stay not ready.
+    #[allow(dead_code, reason = "kept alive for the task that reads it")]
     pub broken: Arc<AtomicBool>,
 }
 

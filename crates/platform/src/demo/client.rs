@@ -34,10 +34,10 @@ impl Ledger {
         ledger.key = ledger.key.trim().into();
         let mut line = String::new();
         while reader.read_line(&mut line)? > 0 && line.ends_with('\n') {
-            if let Some((number, time)) = line.trim().split_once(' ') {
-                if let (Ok(number), Ok(time)) = (number.parse(), time.parse()) {
-                    ledger.acknowledged.push((number, time));
-                }
+            if let Some((number, time)) = line.trim().split_once(' ')
+                && let (Ok(number), Ok(time)) = (number.parse(), time.parse())
+            {
+                ledger.acknowledged.push((number, time));
             }
             line.clear();
         }

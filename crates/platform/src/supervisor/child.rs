@@ -143,11 +143,11 @@ pub(super) async fn run_to_end(command: &[String], log: &Path, patience: Duratio
     };
     let id = i32::try_from(child.id()).ok().and_then(ProcessId::of);
     let mut running = id.as_ref().and_then(Running::adopt);
-    if let Some(running) = &mut running {
-        if tokio::time::timeout(patience, running.wait()).await.is_err() {
-            tracing::error!(?command, ?patience, "a hook does not end, killing it");
-            let _ = child.kill();
-        }
+    if let Some(running) = &mut running
+        && tokio::time::timeout(patience, running.wait()).await.is_err()
+    {
+        tracing::error!(?command, ?patience, "a hook does not end, killing it");
+        let _ = child.kill();
     }
     match child.wait() {
         Ok(status) if status.success() => {}
