@@ -23,6 +23,8 @@ if [ ! -s /data/pg/PG_VERSION ]; then
   mv /data/pg.new /data/pg
   sync
 fi
+# A mount with fsGroup gives the group access to everything; PostgreSQL refuses such a directory.
+chmod 0700 /data/pg
 exec postgres -D /data/pg -c listen_addresses='*' -c unix_socket_directories=/tmp -c shared_buffers=64MB \\
   -c tcp_keepalives_idle=2 -c tcp_keepalives_interval=1 -c tcp_keepalives_count=3
 ";
@@ -81,7 +83,7 @@ pub fn build_postgres(scratch: &Path) -> Result<PathBuf> {
             .arg(root.join("usr/share/postgresql/")),
     )?;
     fs::copy("/bin/busybox", root.join("bin/busybox")).context("busybox-static is not installed")?;
-    for applet in ["sh", "rm", "mv", "sync", "sleep", "ls", "cat", "echo"] {
+    for applet in ["sh", "rm", "mv", "sync", "sleep", "ls", "cat", "echo", "chmod"] {
         symlink("busybox", root.join("bin").join(applet))?;
     }
     fs::write(
