@@ -67,6 +67,13 @@ impl Signs {
         }
     }
 
+    /// The kubelet has reported on its node, which is a sign of life as well.
+    pub fn heard(&mut self, node: &str, now: Instant) {
+        if let Some(sign) = self.by_node.get_mut(node) {
+            sign.seen = now;
+        }
+    }
+
     /// A node is known, though it may have no Lease yet: from now on it is expected to live.
     pub fn expect(&mut self, node: &str, now: Instant) {
         self.by_node.entry(node.to_owned()).or_insert(Sign {
@@ -140,6 +147,13 @@ mod tests {
         assert!(signs.note("n", &lease(1), at(9)));
         assert_eq!(
             signs.life("n", at(9)),
+            Life::Alive {
+                left: Duration::from_secs(8)
+            }
+        );
+        signs.heard("n", at(12));
+        assert_eq!(
+            signs.life("n", at(12)),
             Life::Alive {
                 left: Duration::from_secs(8)
             }

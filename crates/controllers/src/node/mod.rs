@@ -51,7 +51,13 @@ impl Controller {
             let node = change.object();
             let name = node.metadata.name.as_deref().unwrap_or_default();
             match change.current() {
-                Some(_) => known.lock().expect(name, Instant::now()),
+                Some(current) => {
+                    let mut signs = known.lock();
+                    signs.expect(name, Instant::now());
+                    if change.old().is_some_and(|old| reported(old, current)) {
+                        signs.heard(name, Instant::now());
+                    }
+                }
                 None => known.lock().forget(name),
             }
             // Heartbeats of a healthy node are not worth a look.
@@ -332,6 +338,18 @@ impl Controller {
             .event(&reference(node), "Normal", "NodeInService", text);
         Ok(())
     }
+}
+
+/// Did the kubelet report between these two states? Only it moves the heartbeat, or makes a node ready that was
+/// unknown.
+fn reported(old: &Node, new: &Node) -> bool {
+    let ready = |node: &Node| {
+        let conditions = node.status.as_ref()?.conditions.as_ref()?;
+        let ready = conditions.iter().find(|condition| condition.type_ == "Ready")?;
+        Some((ready.status.clone(), ready.last_heartbeat_time.clone()))
+    };
+    let new = ready(new);
+    new.as_ref().is_some_and(|(status, _)| status != "Unknown") && ready(old) != new
 }
 
 /// Is the difference between two states of a node none of this controller's business?

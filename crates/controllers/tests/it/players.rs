@@ -76,7 +76,11 @@ async fn run(client: kube::Client, name: String, broken: Arc<AtomicBool>) {
         while let Some(event) = events.next().await {
             let pod = match event {
                 Ok(Event::Apply(pod) | Event::InitApply(pod)) => pod,
-                _ => continue,
+                Ok(_) => continue,
+                Err(_) => {
+                    pause().await;
+                    continue;
+                }
             };
             if let Err(error) = handle(&client, &pod, &broken, &mut started).await {
                 tracing::debug!(%error, "pod");
@@ -84,6 +88,11 @@ async fn run(client: kube::Client, name: String, broken: Arc<AtomicBool>) {
         }
     };
     tokio::join!(beat, work);
+}
+
+/// A watch that fails is not tried again at once: a loop that never waits starves all else.
+async fn pause() {
+    tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
 async fn renew(client: &kube::Client, name: &str) -> Result<()> {
@@ -183,10 +192,14 @@ pub fn csi(cluster: &TestCluster) -> JoinHandle<()> {
             let api = Api::<PersistentVolumeClaim>::all(client.clone());
             let mut events = pin!(watcher::watcher(api, config.clone()));
             while let Some(event) = events.next().await {
-                if let Ok(Event::Apply(claim) | Event::InitApply(claim)) = event
-                    && let Err(error) = provision(&client, &claim).await
-                {
-                    tracing::debug!(%error, "provision");
+                match event {
+                    Ok(Event::Apply(claim) | Event::InitApply(claim)) => {
+                        if let Err(error) = provision(&client, &claim).await {
+                            tracing::debug!(%error, "provision");
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(_) => pause().await,
                 }
             }
         };
@@ -194,10 +207,14 @@ pub fn csi(cluster: &TestCluster) -> JoinHandle<()> {
             let api = Api::<VolumeAttachment>::all(client.clone());
             let mut events = pin!(watcher::watcher(api, config.clone()));
             while let Some(event) = events.next().await {
-                if let Ok(Event::Apply(attachment) | Event::InitApply(attachment)) = event
-                    && let Err(error) = attach(&client, &attachment).await
-                {
-                    tracing::debug!(%error, "attach");
+                match event {
+                    Ok(Event::Apply(attachment) | Event::InitApply(attachment)) => {
+                        if let Err(error) = attach(&client, &attachment).await {
+                            tracing::debug!(%error, "attach");
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(_) => pause().await,
                 }
             }
         };
