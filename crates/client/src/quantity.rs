@@ -27,7 +27,8 @@ fn nano(text: &str) -> Option<i128> {
         None => (false, number.strip_prefix('+').unwrap_or(number)),
     };
     let (integer, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    if integer.is_empty() && fraction.is_empty() {
+    // One sign at most.
+    if digits.contains(['+', '-']) || (integer.is_empty() && fraction.is_empty()) {
         return None;
     }
     let mut mantissa: i128 = if integer.is_empty() {

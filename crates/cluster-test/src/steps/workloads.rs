@@ -123,8 +123,7 @@ pub fn deploy(cluster: &Cluster) -> Result<()> {
 
 /// kubectl's commands, each with what it must show.
 pub fn kubectl(cluster: &Cluster) -> Result<()> {
-    let pod = cluster.kube(&["get", "pods", "-l", "app=web", "-o", "name"])?;
-    let pod = pod.lines().next().context("a pod")?.to_owned();
+    let pod = web_pod(cluster)?;
     let shows = |args: &[&str], wanted: &[&str]| -> Result<String> {
         let shown = cluster.kube(args)?;
         for word in wanted {
@@ -183,9 +182,8 @@ pub fn kubectl(cluster: &Cluster) -> Result<()> {
         ],
         &["default"],
     )?;
-    let pod = cluster.kube(&["get", "pods", "-l", "app=web", "-o", "name"])?;
-    let pod = pod.lines().next().context("a pod")?;
-    cluster.kube(&["delete", pod, "--wait=true", "--timeout=30s"])?;
+    let pod = web_pod(cluster)?;
+    cluster.kube(&["delete", &pod, "--wait=true", "--timeout=30s"])?;
     cluster.rolled_out("deployment/web", Duration::from_secs(30))
 }
 
@@ -285,8 +283,7 @@ fn rollout(cluster: &Cluster) -> Result<()> {
 /// A pod reaches the Service by its DNS name on other nodes, the pods of a headless Service by theirs, itself
 /// through the Service, and the API with its token; the host reaches the NodePort.
 pub fn network(cluster: &Cluster) -> Result<()> {
-    let pod = cluster.kube(&["get", "pods", "-l", "app=web", "-o", "name"])?;
-    let pod = pod.lines().next().context("a pod")?.to_owned();
+    let pod = web_pod(cluster)?;
     let inside = |script: &str| cluster.kube(&["exec", &pod, "--", "sh", "-c", script]);
     let count = "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do timeout 3 wget -qO- http://web.default.svc.cluster.local/; done | sort -u | wc -l";
     let servers: u32 = inside(count)?.trim().parse().context("number of servers")?;
@@ -321,4 +318,15 @@ pub fn network(cluster: &Cluster) -> Result<()> {
         output(std::process::Command::new("curl").args(["-sf", "-m", "5", &url]))?;
     }
     Ok(())
+}
+
+/// A pod of the Deployment `web` that runs and is not on its way out, as `pod/NAME`.
+fn web_pod(cluster: &Cluster) -> Result<String> {
+    let pods = cluster.json(&["get", "pods", "-l", "app=web"])?;
+    let mut pods = pods["items"].as_array().into_iter().flatten();
+    let pod = pods.find(|p| is_ready(p) && p["metadata"]["deletionTimestamp"].is_null());
+    let name = pod
+        .and_then(|p| p["metadata"]["name"].as_str())
+        .context("no pod of web is Ready")?;
+    Ok(format!("pod/{name}"))
 }
