@@ -28,8 +28,18 @@ const PARTS: &[Part] = &[
         cargo(&["test", "--release", "--workspace", "--no-fail-fast"])
     }),
     ("sim", || simulate(&["--seeds".into(), "50".into()])),
-    ("cluster", || cluster(&[], &[])),
+    ("cluster", || cluster(&["--only", STEADY], &[])),
+    ("acceptance", || cluster(&[], &[])),
 ];
+
+/// Parts that run only when they are named. `integration` needs root, containerd and an etcd for each test;
+/// `acceptance` is `cluster` with every step. They become part of the ordinary run once they have passed on a
+/// quiet machine several times in a row.
+const BY_NAME: &[&str] = &["integration", "acceptance"];
+
+/// Steps of the cluster test that the ordinary run includes.
+const STEADY: &str =
+    "manifests,up,idle,workloads,kubectl,network,postgres,region-fail,region-cut,control-plane,kill-all";
 
 /// Runs the named parts, or all, and ends with one line that counts them.
 pub fn test(names: &[String]) -> Result<()> {
@@ -43,7 +53,12 @@ pub fn test(names: &[String]) -> Result<()> {
     packages::install(packages::TESTS)?;
     let (mut passed, mut failed) = (0, Vec::new());
     for (name, part) in PARTS {
-        if !names.is_empty() && !names.iter().any(|n| n == name) {
+        let chosen = if names.is_empty() {
+            !BY_NAME.contains(name)
+        } else {
+            names.iter().any(|n| n == name)
+        };
+        if !chosen {
             continue;
         }
         step(name);

@@ -106,7 +106,7 @@ fn run() -> Result<usize> {
             }
         }
     }
-    if failed > 0 && !options.keep {
+    if !options.keep {
         cluster.delete_quietly();
     }
     println!("\ncluster-test: {:.0} s", start.elapsed().as_secs_f64());
