@@ -1,3 +1,5 @@
+//! Tests of what a pod needs next.
+
 use super::*;
 use crate::runtime::Sandbox;
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! Tests of pod statuses.
+
 use super::*;
 use crate::pods::containers::{Health, Waiting};
 use crate::runtime::{ContainerRecord, RuntimePod, Sandbox, State};

@@ -1,3 +1,5 @@
+//! Tests of the wire format.
+
 use super::*;
 
 fn sample() -> Vec<Message> {
