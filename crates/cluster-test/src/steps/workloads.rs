@@ -315,7 +315,9 @@ pub fn network(cluster: &Cluster) -> Result<()> {
         .context("nodePort")?;
     for host in crate::ledger::hosts(cluster, "")? {
         let url = format!("http://{host}:{port}/");
-        output(std::process::Command::new("curl").args(["-sf", "-m", "5", &url]))?;
+        eventually("the NodePort", Duration::from_secs(10), || {
+            output(std::process::Command::new("curl").args(["-sf", "-m", "5", &url]))
+        })?;
     }
     Ok(())
 }
