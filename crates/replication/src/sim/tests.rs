@@ -36,6 +36,14 @@ fn each_rule_is_needed() {
     }
 }
 
+/// These take longer to show: about six seconds each.
+#[test]
+fn the_rules_that_take_longer_to_miss_are_needed_too() {
+    for (rule, seeds) in [("R1", 150), ("R3", 150), ("R13", 200)] {
+        noticed(rule, seeds);
+    }
+}
+
 fn noticed(rule: &str, seeds: u64) {
     let mutations = Mutations::parse(rule).expect("a known rule");
     let options = Options {
