@@ -107,7 +107,7 @@ pub fn simulate(args: &[String]) -> Result<()> {
     checked(&mut command)
 }
 
-/// Runs the cluster test (`crates/cli/tests/cluster`) against the built binary.
+/// Runs the cluster test (`crates/cluster-test`) against the built binary.
 pub fn cluster(mode: &[&str], args: &[String]) -> Result<()> {
     packages::install(packages::CLUSTER)?;
     packages::install(packages::TESTS)?;
