@@ -64,6 +64,11 @@ pub fn acceptance() -> Vec<Step> {
         ),
         step("kubectl", "kubectl behaves as with upstream", workloads::kubectl),
         step(
+            "kubectl-debian",
+            "so does Debian's kubectl 1.20",
+            workloads::debian_kubectl,
+        ),
+        step(
             "network",
             "DNS, Services across nodes, the API from inside a pod",
             workloads::network,
