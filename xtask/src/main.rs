@@ -66,7 +66,7 @@ fn dispatch() -> Result<()> {
 fn up(args: &[String]) -> Result<()> {
     packages::install(packages::CLUSTER)?;
     run::step("Building hikube (release)");
-    run::cargo(&["build", "--release", "-p", "hikube"])?;
+    run::build()?;
     let binary = run::hikube_binary();
     let mut command = std::process::Command::new(&binary);
     command.arg("up").args(args);

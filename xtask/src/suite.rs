@@ -84,28 +84,18 @@ fn deny() -> Result<()> {
     cargo(&["deny", "--offline", "check", "bans", "licenses", "sources"])
 }
 
-/// Simulates the replication core.
+/// Simulates the replication core. Built for the whole workspace, since another selection of packages has other
+/// features and would compile the dependencies again.
 pub fn simulate(args: &[String]) -> Result<()> {
-    let mut command = Command::new(cargo_program());
-    command
-        .args([
-            "run",
-            "--release",
-            "-p",
-            "hikube-replication",
-            "--example",
-            "sim",
-            "--",
-        ])
-        .args(args);
-    checked(&mut command)
+    cargo(&["build", "--release", "--workspace", "--example", "sim"])?;
+    checked(Command::new(run::hikube_binary().with_file_name("examples").join("sim")).args(args))
 }
 
 /// Runs the cluster test (`crates/cluster-test`) against the built binary.
 pub fn cluster(mode: &[&str], args: &[String]) -> Result<()> {
     packages::install(packages::CLUSTER)?;
     packages::install(packages::TESTS)?;
-    cargo(&["build", "--release", "-p", "hikube", "-p", "hikube-cluster-test"])?;
+    run::build()?;
     let runner = run::hikube_binary().with_file_name("cluster-test");
     checked(
         Command::new(runner)

@@ -129,7 +129,7 @@ pub async fn run(command: VolumeCommand) -> Result<()> {
                 .detach_volume(request)
                 .await
                 .map_err(explain)?;
-            println!("volume {} is detached", volume.id);
+            say!("volume {} is detached", volume.id);
             Ok(())
         }
         VolumeCommand::Expand { volume, size } => expand(&volume, size).await,
@@ -141,7 +141,7 @@ pub async fn run(command: VolumeCommand) -> Result<()> {
                 .delete_volume(request)
                 .await
                 .map_err(explain)?;
-            println!("volume {} is deleted", args.id);
+            say!("volume {} is deleted", args.id);
             Ok(())
         }
     }
@@ -192,7 +192,7 @@ async fn list(common: &CommonArgs) -> Result<()> {
                     summary(volume),
                 ]);
             }
-            print!("{}", columns(&rows));
+            say_part!("{}", columns(&rows));
             Ok(())
         }
         _ => print_value(common.output, &Value::Array(volumes.iter().map(value).collect())),
@@ -225,7 +225,7 @@ async fn attach(args: &IdArgs, read_only: bool) -> Result<()> {
         .map_err(explain)?
         .into_inner();
     match args.common.output {
-        Format::Table => println!("{}", answer.device_path),
+        Format::Table => say!("{}", answer.device_path),
         format => {
             let value = json!({"devicePath": answer.device_path, "epoch": answer.epoch});
             print_value(format, &value)?;
@@ -263,12 +263,12 @@ async fn verify(args: &IdArgs) -> Result<()> {
     checksums.sort();
     if args.common.output == Format::Table {
         for (region, checksum) in &checksums {
-            println!("{region}: {checksum}");
+            say!("{region}: {checksum}");
         }
         for line in &report.differences {
-            println!("{line}");
+            say!("{line}");
         }
-        println!("{} compared in each region", human(report.compared_bytes));
+        say!("{} compared in each region", human(report.compared_bytes));
     } else {
         let checksums: HashMap<_, _> = checksums.into_iter().collect();
         let value = json!({
@@ -283,7 +283,7 @@ async fn verify(args: &IdArgs) -> Result<()> {
         bail!("the replicas of volume {} differ", args.id);
     }
     if args.common.output == Format::Table {
-        println!("the replicas are equal");
+        say!("the replicas are equal");
     }
     Ok(())
 }
@@ -380,8 +380,8 @@ fn show(common: &CommonArgs, volume: &api::Volume) -> Result<()> {
         ("Labels", dash(&labels.join(", "))),
     ];
     let rows: Vec<_> = facts.map(|(name, text)| vec![format!("{name}:"), text]).into();
-    print!("{}", columns(&rows));
-    println!();
+    say_part!("{}", columns(&rows));
+    say!();
     let mut rows = vec![
         ["REGION", "STATE", "LAG", "DURABLE", "REPLICA"]
             .map(String::from)
@@ -396,7 +396,7 @@ fn show(common: &CommonArgs, volume: &api::Volume) -> Result<()> {
             replica.id.clone(),
         ]);
     }
-    print!("{}", columns(&rows));
+    say_part!("{}", columns(&rows));
     Ok(())
 }
 
@@ -438,8 +438,8 @@ fn value(volume: &api::Volume) -> Value {
 
 fn print_value(format: Format, value: &Value) -> Result<()> {
     match format {
-        Format::Yaml => print!("{}", yaml_serde::to_string(value)?),
-        _ => println!("{}", serde_json::to_string_pretty(value)?),
+        Format::Yaml => say_part!("{}", yaml_serde::to_string(value)?),
+        _ => say!("{}", serde_json::to_string_pretty(value)?),
     }
     Ok(())
 }

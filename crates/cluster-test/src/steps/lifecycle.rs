@@ -5,6 +5,7 @@ use crate::processes;
 use crate::shell::{ensure, eventually, output, text};
 use crate::traces;
 use anyhow::{Context, Result};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// `hikube up`: three Ready nodes with their labels, `/readyz`, status; a second `up` changes nothing.
@@ -47,6 +48,17 @@ pub fn up(cluster: &Cluster) -> Result<()> {
     let after = processes::of_cluster(&cluster.name).len();
     ensure(before == after, || {
         format!("a second up left {after} processes instead of {before}")
+    })?;
+    // `hikube up | head -1`: the reader goes, the work does not.
+    let mut child = cluster
+        .hikube(&["up"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    drop(child.stdout.take());
+    let ended = child.wait_with_output()?;
+    ensure(ended.status.success(), || {
+        format!("without a reader: {}", text(&ended.stderr))
     })
 }
 
