@@ -213,6 +213,7 @@ fn fio_verifies_what_it_wrote() {
             "--offset_increment=10M",
             "--verify=crc32c",
             "--verify_fatal=1",
+            "--verify_state_save=0",
             "--fsync=16",
             jobs,
         ];

@@ -125,6 +125,7 @@ fn a_volume_is_served_to_nbd_clients_through_the_loss_of_a_region() {
             "--fsync=8",
             "--verify=crc32c",
             "--verify_fatal=1",
+            "--verify_state_save=0",
         ];
         good("fio", &fio);
         cluster.start_store(2);

@@ -58,9 +58,6 @@ impl Load {
             "--output-format=json".into(),
         ]
         .into();
-        if self.flush_every > 0 {
-            arguments.push(format!("--fdatasync={}", self.flush_every));
-        }
         if self.rate > 0 {
             arguments.push(format!("--rate_iops={}", self.rate));
         }
@@ -90,6 +87,10 @@ pub struct Figures {
 pub fn start_nbd(uri: &str, load: &Load) -> Child {
     let mut arguments = load.arguments();
     arguments.extend(["--ioengine=nbd".into(), format!("--uri={uri}")]);
+    if load.flush_every > 0 {
+        // NBD has one kind of flush, and fio's engine calls it fsync.
+        arguments.push(format!("--fsync={}", load.flush_every));
+    }
     start(&arguments)
 }
 
@@ -104,6 +105,9 @@ pub fn start_raw(dir: &Path, jobs: u32, load: &Load) -> Child {
         format!("--numjobs={jobs}"),
         "--overwrite=1".into(),
     ]);
+    if load.flush_every > 0 {
+        arguments.push(format!("--fdatasync={}", load.flush_every));
+    }
     start(&arguments)
 }
 

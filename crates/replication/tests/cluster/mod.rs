@@ -387,6 +387,7 @@ pub fn fio(device: &str, seconds: u32, size: &str) -> Child {
             "--fsync=64",
             "--verify=crc32c",
             "--verify_fatal=1",
+            "--verify_state_save=0",
             "--verify_backlog=256",
             "--do_verify=1",
             "--max_latency=5s",
