@@ -22,7 +22,8 @@ pub enum VolumeCommand {
     },
     /// Show a volume with its replicas.
     Inspect(IdArgs),
-    /// Attach a volume to the engine's node and print its block device. Takes it over from any other node.
+    /// Attach a volume to the engine's node and print its block device, or the URI at which NBD clients find it.
+    /// Takes it over from any other node.
     Attach {
         /// Which volume.
         #[command(flatten)]
@@ -30,6 +31,13 @@ pub enum VolumeCommand {
         /// Refuse writes.
         #[arg(long)]
         read_only: bool,
+        /// Serve it to NBD clients instead: path of a Unix socket, or host:port (there under TLS, for clients with a
+        /// certificate of the cluster's storage network).
+        #[arg(long, value_name = "SOCKET|HOST:PORT")]
+        nbd: Option<String>,
+        /// File with the key of an encrypted volume.
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
     },
     /// Flush a volume and remove its device.
     Detach {
@@ -96,6 +104,10 @@ pub struct CreateArgs {
     /// Labels `key=value`, kept with each replica.
     #[arg(long = "label", value_parser = parse_label)]
     labels: Vec<(String, String)>,
+    /// Encrypt it with the key in this file, at least 32 bytes (say, of `openssl rand -base64 48`). The key is not
+    /// stored: each attach needs it again.
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
     /// Where and how.
     #[command(flatten)]
     common: CommonArgs,
@@ -118,7 +130,20 @@ pub async fn run(command: VolumeCommand) -> Result<()> {
         VolumeCommand::Create(args) => create(args).await,
         VolumeCommand::List { common } => list(&common).await,
         VolumeCommand::Inspect(args) => inspect(&args).await,
-        VolumeCommand::Attach { volume, read_only } => attach(&volume, read_only).await,
+        VolumeCommand::Attach {
+            volume,
+            read_only,
+            nbd,
+            key_file,
+        } => {
+            let request = api::AttachVolumeRequest {
+                id: volume.id.clone(),
+                read_only,
+                nbd: nbd.map(absolute).transpose()?.unwrap_or_default(),
+                encryption_key: read_key(key_file.as_deref())?,
+            };
+            attach(&volume, request).await
+        }
         VolumeCommand::Detach { volume, force } => {
             let request = api::DetachVolumeRequest {
                 id: volume.id.clone(),
@@ -154,6 +179,7 @@ async fn create(args: CreateArgs) -> Result<()> {
         class: args.class,
         regions: args.regions,
         labels: args.labels.into_iter().collect(),
+        encryption_key: read_key(args.key_file.as_deref())?,
     };
     let answer = connect(&args.common)
         .await?
@@ -213,11 +239,30 @@ async fn inspect(args: &IdArgs) -> Result<()> {
     show(&args.common, &volume)
 }
 
-async fn attach(args: &IdArgs, read_only: bool) -> Result<()> {
-    let request = api::AttachVolumeRequest {
-        id: args.id.clone(),
-        read_only,
-    };
+/// The engine has another working directory: paths are made absolute here.
+fn absolute(address: String) -> Result<String> {
+    if !address.contains('/') {
+        return Ok(address);
+    }
+    let path = std::path::absolute(&address).with_context(|| format!("resolve {address}"))?;
+    Ok(path.display().to_string())
+}
+
+/// The key, or nothing without a file.
+fn read_key(file: Option<&std::path::Path>) -> Result<Vec<u8>> {
+    match file {
+        None => Ok(Vec::new()),
+        Some(path) => {
+            let key = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+            if key.is_empty() {
+                bail!("{} is empty", path.display());
+            }
+            Ok(key)
+        }
+    }
+}
+
+async fn attach(args: &IdArgs, request: api::AttachVolumeRequest) -> Result<()> {
     let answer = connect(&args.common)
         .await?
         .attach_volume(request)
