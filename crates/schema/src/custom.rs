@@ -258,7 +258,7 @@ fn path(text: &str) -> Vec<String> {
 }
 
 /// How much a version is preferred: stable before beta before alpha, higher before lower; other names last.
-fn preference(version: &str) -> (u8, u64, u64) {
+pub fn preference(version: &str) -> (u8, u64, u64) {
     let parsed = version.strip_prefix('v').and_then(|rest| {
         let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         let major: u64 = rest[..digits].parse().ok()?;

@@ -12,7 +12,12 @@ use schema::{IssueKind, Resource};
 use serde_json::{Value, json};
 
 /// Answers an apply of an object or its status.
-pub async fn patch(call: &Call, resource: &'static Resource, part: Part, body: &[u8]) -> Result<Response, Status> {
+pub async fn patch(
+    call: &Call,
+    resource: &'static Resource,
+    part: Part,
+    body: &[u8],
+) -> Result<Response, Status> {
     let config = configuration(call, resource, body)?;
     let force = force(call)?;
     let writer = Writer::of(call, resource, part);
@@ -64,7 +69,9 @@ fn configuration(call: &Call, resource: &Resource, body: &[u8]) -> Result<Value,
         .map_err(|status| Status::bad_request(format!("error decoding YAML: {}", status.message)))?
         .value;
     if !config.is_object() {
-        return Err(Status::bad_request("error decoding YAML: the configuration is not an object"));
+        return Err(Status::bad_request(
+            "error decoding YAML: the configuration is not an object",
+        ));
     }
     for (field, wanted) in [
         ("apiVersion", resource.api_version()),
@@ -172,7 +179,6 @@ pub async fn may_create(call: &Call, resource: &Resource) -> Result<(), Status> 
     let wanted = Attributes {
         verb: "create".into(),
         group: resource.group.to_string(),
-        version: resource.version.to_string(),
         resource: resource.plural.to_string(),
         namespace: call.info.namespace.clone(),
         name: call.info.name.clone(),
@@ -187,7 +193,6 @@ pub async fn may_create(call: &Call, resource: &Resource) -> Result<(), Status> 
         return Ok(());
     }
     call.server.store.fresh(crate::store::Freshness::Newest).await?;
-    allows().map_err(|reason| {
-        Status::forbidden(resource, &call.info.name, refusal(&call.user, &wanted, &reason))
-    })
+    allows()
+        .map_err(|reason| Status::forbidden(resource, &call.info.name, refusal(&call.user, &wanted, &reason)))
 }

@@ -92,7 +92,9 @@ pub enum Tracking {
 pub fn tracking(call: &Call) -> Tracking {
     if is_apply(call) {
         Tracking::Applied
-    } else if matches!(call.info.subresource.as_str(), "binding" | "eviction") || call.info.resource == "bindings" {
+    } else if matches!(call.info.subresource.as_str(), "binding" | "eviction")
+        || call.info.resource == "bindings"
+    {
         Tracking::Keep
     } else {
         Tracking::Update
@@ -135,7 +137,8 @@ pub fn check_options(call: &Call) -> Result<(), Status> {
         cause(Reason::TooLong, "fieldManager", message);
     }
     if let Some((at, _)) = name.char_indices().find(|(_, c)| c.is_control()) {
-        let message = format!("Invalid value: {name:?}: should not contain control characters at position {at}");
+        let message =
+            format!("Invalid value: {name:?}: should not contain control characters at position {at}");
         cause(Reason::Invalid, "fieldManager", message);
     }
     if causes.is_empty() {
