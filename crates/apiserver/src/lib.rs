@@ -18,6 +18,7 @@ mod listen;
 mod metrics;
 mod plain;
 mod protobuf;
+mod proxy;
 mod rest;
 mod reviews;
 mod router;

@@ -120,6 +120,7 @@ async fn store(
     if store.cache(resource)?.get(&key).is_some() && store.read(resource, &key).await?.is_some() {
         return Ok(None);
     }
+    admission::take_quota(call, Operation::Create, resource, None, &value).await?;
     let allocated = crate::services::allocate(call, resource, None, &mut value, dry_run).await?;
     let stored = store.cache(resource)?.resource;
     convert::to_storage(resource, stored, &mut value);

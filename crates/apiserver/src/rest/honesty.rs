@@ -4,7 +4,6 @@ use schema::Resource;
 
 /// (group, plural) of what has no effect yet; an empty plural is the whole group.
 const WITHOUT_EFFECT: &[(&str, &str)] = &[
-    ("", "limitranges"),
     ("", "replicationcontrollers"),
     ("", "resourcequotas"),
     ("admissionregistration.k8s.io", ""),

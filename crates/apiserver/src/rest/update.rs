@@ -178,6 +178,7 @@ async fn attempt(
     if delete::is_finished(resource, &new) {
         return finish_deletion(call, resource, object, new).await;
     }
+    admission::take_quota(call, Operation::Update, resource, Some(&old), &new).await?;
     let dry_run = call.dry_run()?;
     let allocated = crate::services::allocate(call, resource, Some(&old), &mut new, dry_run).await?;
     if new == old {
