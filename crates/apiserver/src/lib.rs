@@ -16,7 +16,6 @@ mod kubelet;
 mod listen;
 mod metrics;
 mod plain;
-mod protobuf;
 mod rest;
 mod reviews;
 mod router;

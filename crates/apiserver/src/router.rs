@@ -33,10 +33,12 @@ pub async fn handle(
     let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
     let (verb, known) = (info.verb.clone(), info.lookup().map(|r| r.plural.to_string()));
     let path = info.path.clone();
-    let response = match answer(&server, peer, info, query, request).await {
+    let accept_encoding = request.headers().get(http::header::ACCEPT_ENCODING).cloned();
+    let mut response = match answer(&server, peer, info, query, request).await {
         Ok(response) => response,
-        Err(status) => respond::failure(&status),
+        Err(status) => respond::failure(Accept::JSON, &status),
     };
+    respond::compress(accept_encoding.as_ref(), &mut response);
     server.metrics.in_flight.fetch_sub(1, Ordering::Relaxed);
     let code = response.status().as_u16();
     let took = started.elapsed();
@@ -97,7 +99,7 @@ async fn answer(
     let accept = if relayed {
         Accept::JSON
     } else {
-        Accept::negotiate(header)?
+        Accept::negotiate(header, resource.type_id.is_some())?
     };
     let call = Call {
         server: server.clone(),
@@ -124,7 +126,7 @@ async fn answer(
     };
     let mut response = match dispatch(&call, resource, &body).await {
         Ok(response) => response,
-        Err(status) => respond::failure(&status),
+        Err(status) => respond::failure(accept, &status),
     };
     respond::add_warnings(&call, &mut response);
     Ok(response)

@@ -7,7 +7,7 @@ pub struct WireError(pub &'static str);
 
 /// The value of a field.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Field<'a> {
+pub(super) enum Field<'a> {
     /// Integers and booleans.
     Number(u64),
     /// Floating point numbers and fixed-width integers.
@@ -17,18 +17,18 @@ pub enum Field<'a> {
 }
 
 /// Walks the fields of a message.
-pub struct Reader<'a> {
+pub(super) struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
     /// Starts at the beginning of a message.
-    pub fn new(message: &'a [u8]) -> Self {
+    pub(super) fn new(message: &'a [u8]) -> Self {
         Self { rest: message }
     }
 
     /// The next field with its number; `None` at the end.
-    pub fn next(&mut self) -> Result<Option<(u32, Field<'a>)>, WireError> {
+    pub(super) fn next(&mut self) -> Result<Option<(u32, Field<'a>)>, WireError> {
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -69,5 +69,81 @@ impl<'a> Reader<'a> {
         let (taken, rest) = self.rest.split_at_checked(length).ok_or(WireError("truncated"))?;
         self.rest = rest;
         Ok(taken)
+    }
+}
+
+/// Appends a number.
+pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// Appends an integer or boolean field.
+pub(super) fn put_number(out: &mut Vec<u8>, number: u32, value: u64) {
+    put_varint(out, u64::from(number) << 3);
+    put_varint(out, value);
+}
+
+/// Appends a floating point field.
+pub(super) fn put_double(out: &mut Vec<u8>, number: u32, value: f64) {
+    put_varint(out, u64::from(number) << 3 | 1);
+    out.extend_from_slice(&value.to_bits().to_le_bytes());
+}
+
+/// Appends a field of text, bytes or a finished message.
+pub(super) fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
+    put_varint(out, u64::from(number) << 3 | 2);
+    put_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// Appends a message that `write` appends; its length is put before it afterwards.
+pub(super) fn put_message<E>(
+    out: &mut Vec<u8>,
+    number: u32,
+    write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+) -> Result<(), E> {
+    put_varint(out, u64::from(number) << 3 | 2);
+    // Most messages are shorter than 128 bytes: their length takes one byte, which is reserved.
+    let start = out.len();
+    out.push(0);
+    write(out)?;
+    let length = out.len() - start - 1;
+    if length < 0x80 {
+        out[start] = length as u8;
+    } else {
+        let mut prefix = Vec::with_capacity(5);
+        put_varint(&mut prefix, length as u64);
+        out.splice(start..=start, prefix);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        for size in [0, 1, 127, 128, 300, 20_000] {
+            let mut out = Vec::new();
+            put_number(&mut out, 3, u64::MAX);
+            put_double(&mut out, 2000, -0.5);
+            put_message::<WireError>(&mut out, 7, |out| {
+                out.resize(out.len() + size, 9);
+                Ok(())
+            })
+            .unwrap();
+            put_bytes(&mut out, 1, b"end");
+            let mut reader = Reader::new(&out);
+            assert_eq!(reader.next(), Ok(Some((3, Field::Number(u64::MAX)))));
+            assert_eq!(reader.next(), Ok(Some((2000, Field::Fixed((-0.5f64).to_bits())))));
+            assert_eq!(reader.next(), Ok(Some((7, Field::Bytes(&vec![9; size])))));
+            assert_eq!(reader.next(), Ok(Some((1, Field::Bytes(b"end")))));
+            assert_eq!(reader.next(), Ok(None));
+        }
     }
 }
