@@ -3,6 +3,7 @@
 //! Few dependencies on purpose: this is the first thing that a fresh machine compiles.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod bench_api;
 mod packages;
 mod run;
 mod schema;
@@ -22,6 +23,7 @@ Developer commands of Hikube.
   cargo xtask sim [ARGS]     simulate the replication core: --seeds N, --start S
   cargo xtask chaos [ARGS]   the cluster test's region failures, round after round: --rounds N
   cargo xtask bench          measure start, idle memory and CPU of a running cluster
+  cargo xtask bench api      the API server beside bare etcd: --seconds N, --watchers N
   cargo xtask schema S D     derive the facts of the API anew from swagger.json and aggregated discovery
 
 Examples:
@@ -52,6 +54,7 @@ fn dispatch() -> Result<()> {
         "tidy" => tidy::run(),
         "sim" => suite::simulate(&rest),
         "chaos" => suite::cluster(&["--chaos"], &rest),
+        "bench" if rest.first().is_some_and(|what| what == "api") => bench_api::run(&rest[1..]),
         "bench" => suite::cluster(&["--bench"], &rest),
         "schema" => schema::run(&rest),
         "help" | "--help" | "-h" => {
