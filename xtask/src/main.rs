@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod bench;
+mod bench_api;
 mod packages;
 mod run;
 mod schema;
@@ -24,6 +25,7 @@ Developer commands of Hikube.
   cargo xtask chaos [ARGS]   the cluster test's region failures, round after round: --rounds N
   cargo xtask bench          measure start, idle memory and CPU of a running cluster
   cargo xtask bench volume   measure a replicated volume against the disk below it (--help: options)
+  cargo xtask bench api      the API server beside bare etcd: --seconds N, --watchers N
   cargo xtask schema S D     derive the facts of the API anew from swagger.json and aggregated discovery
 
 Examples:

@@ -4,6 +4,7 @@
 //! through untouched, and so does a refusal, from which kubectl learns to fall back from one to the other.
 
 use crate::call::{Call, Response};
+use crate::http::accept::Accept;
 use crate::http::body::Body;
 use crate::http::respond;
 use crate::http::status::Status;
@@ -91,7 +92,9 @@ fn with_query(path: String, query: &str) -> String {
 /// Connects to a pod.
 async fn dial(host: &str, port: u16) -> Result<TcpStream, Status> {
     let failed = |e: &dyn std::fmt::Display| {
-        Status::unavailable(format!("error trying to reach service: dial tcp {host}:{port}: {e}"))
+        Status::unavailable(format!(
+            "error trying to reach service: dial tcp {host}:{port}: {e}"
+        ))
     };
     match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((host, port))).await {
         Ok(Ok(stream)) => Ok(stream),
@@ -342,7 +345,10 @@ async fn relay_answer(call: &Call, answer: http::Response<Incoming>) -> Result<R
             404 => "NotFound",
             _ => "",
         };
-        return Ok(respond::failure(&Status::new(status.as_u16(), reason, text)));
+        return Ok(respond::failure(
+            Accept::JSON,
+            &Status::new(status.as_u16(), reason, text),
+        ));
     }
     for name in [header::CONNECTION, header::TRANSFER_ENCODING] {
         parts.headers.remove(name);

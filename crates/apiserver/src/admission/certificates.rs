@@ -24,7 +24,8 @@ pub async fn check(
     let name = new["metadata"]["name"].as_str().unwrap_or_default();
     if operation == Operation::Create {
         if signer == API_SIGNER && asks_for_masters(new) {
-            let why = "use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed";
+            let why =
+                "use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed";
             return Err(Status::forbidden(resource, name, why));
         }
         return Ok(());
@@ -49,17 +50,22 @@ pub async fn check(
 /// Rights are on the signer, or on all signers of its domain.
 fn may(call: &Call, verb: &str, signer: &str) -> bool {
     let domain = signer.split('/').next().unwrap_or_default();
-    [signer.to_owned(), format!("{domain}/*")].into_iter().any(|name| {
-        let wanted = Attributes {
-            verb: verb.into(),
-            group: GROUP.into(),
-            resource: "signers".into(),
-            name,
-            ..Attributes::default()
-        };
-        let server = &call.server;
-        server.authorizer.allows(&server.store, &call.user, &wanted).is_ok()
-    })
+    [signer.to_owned(), format!("{domain}/*")]
+        .into_iter()
+        .any(|name| {
+            let wanted = Attributes {
+                verb: verb.into(),
+                group: GROUP.into(),
+                resource: "signers".into(),
+                name,
+                ..Attributes::default()
+            };
+            let server = &call.server;
+            server
+                .authorizer
+                .allows(&server.store, &call.user, &wanted)
+                .is_ok()
+        })
 }
 
 /// Whether the PKCS#10 request within names the group of administrators.
@@ -73,7 +79,8 @@ fn asks_for_masters(object: &Value) -> bool {
     let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(&pem) else {
         return false;
     };
-    let Ok((_, request)) = x509_parser::certification_request::X509CertificationRequest::from_der(&pem.contents)
+    let Ok((_, request)) =
+        x509_parser::certification_request::X509CertificationRequest::from_der(&pem.contents)
     else {
         return false;
     };

@@ -103,7 +103,10 @@ pub async fn validate(
         ("", "persistentvolumeclaims", Some(old)) => classes::resize(call, resource, old, new)?,
         _ => {}
     }
-    if matches!(call.info.subresource.as_str(), "" | "resize" | "ephemeralcontainers") {
+    if matches!(
+        call.info.subresource.as_str(),
+        "" | "resize" | "ephemeralcontainers"
+    ) {
         security::check(call, resource, old, new)?;
     }
     if operation == Operation::Create || call.info.subresource == "resize" {
