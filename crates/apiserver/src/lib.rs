@@ -7,6 +7,7 @@ mod authz;
 mod bootstrap;
 mod call;
 mod compact;
+mod custom;
 mod eviction;
 mod health;
 mod http;
@@ -17,6 +18,7 @@ mod listen;
 mod metrics;
 mod plain;
 mod protobuf;
+mod proxy;
 mod rest;
 mod reviews;
 mod router;
@@ -183,6 +185,7 @@ async fn after_bootstrap(server: Arc<Server>) {
     bootstrap::run(server.clone()).await;
     tokio::join!(
         services::endpoints::run(server.clone()),
+        custom::controller::run(server.clone()),
         bootstrap::aggregate::run(server)
     );
 }

@@ -79,7 +79,12 @@ impl Object {
         revision: i64,
         cipher: Option<&Cipher>,
     ) -> Result<Arc<Self>, DecodeError> {
-        let value = decode_value(key, stored, cipher)?;
+        let mut value = decode_value(key, stored, cipher)?;
+        if resource.is_custom() {
+            // It may be from before a change of its definition.
+            value["apiVersion"] = resource.api_version().into();
+            schema::default(resource, &mut value);
+        }
         Ok(Self::from_value(resource, key, value, revision))
     }
 
