@@ -1,8 +1,11 @@
-//! The connection to the API server. Differs from `kube::Client::try_default` in one thing: the client
-//! certificate is read again when its file changes, since certificates renew while a component runs.
+//! The connection to the API server. Differs from `kube::Client::try_default` in two things: the client
+//! certificate is read again when its file changes, since certificates renew while a component runs; and all
+//! requests share one HTTP/2 connection, watches included, which otherwise take a connection each with its TLS
+//! state and buffers on both sides.
 
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{Body, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use std::path::{Path, PathBuf};
@@ -36,6 +39,17 @@ pub struct Connection {
 
 /// How long to wait for a TCP connection. The forwarder in front of the API servers is on the same node.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Connections kept open without a request, towards a server that speaks only HTTP/1.1.
+const IDLE_CONNECTIONS: usize = 4;
+
+/// A connection on which nothing comes for so long is tested, and given up when the answer stays out: a server
+/// behind a cut cable must not hold back a component whose leases last seconds.
+const PING: Duration = Duration::from_secs(2);
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// What the server may send ahead on one stream, and on all together, in bytes. A stream that is read late holds
+/// back the others only beyond the latter.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
 
 /// Makes a client from the current context of a kubeconfig whose certificates are given as files
 /// (`certificate-authority`, `client-certificate`, `client-key`), or from one with embedded data or a token.
@@ -63,14 +77,7 @@ pub async fn connect(kubeconfig: &Path) -> Result<Connection, Error> {
     http.set_nodelay(true);
     http.set_connect_timeout(Some(CONNECT_TIMEOUT));
     http.set_keepalive(Some(Duration::from_secs(5)));
-    let https = hyper_rustls::HttpsConnectorBuilder::new()
-        .with_tls_config((*tls_config).clone())
-        .https_only()
-        .enable_http1()
-        .wrap_connector(http);
-    let pool = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
-        .pool_max_idle_per_host(4)
-        .build::<_, Body>(https);
+    let pool = Pools::new(&tls_config, http);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer().map_err(|e| failed(e.to_string()))?)
@@ -78,6 +85,56 @@ pub async fn connect(kubeconfig: &Path) -> Result<Connection, Error> {
         .service(pool);
     let client = kube::Client::new(service, config.default_namespace.clone());
     Ok(Connection { client, server })
+}
+
+type Pool = hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Body>;
+
+/// Requests that become a stream of their own (exec, attach, port-forward) need HTTP/1.1; all others share a
+/// connection where the server speaks HTTP/2.
+#[derive(Clone)]
+struct Pools {
+    shared: Pool,
+    upgraded: Pool,
+}
+
+impl Pools {
+    fn new(tls_config: &rustls::ClientConfig, http: HttpConnector) -> Self {
+        let https = || {
+            hyper_rustls::HttpsConnectorBuilder::new()
+                .with_tls_config(tls_config.clone())
+                .https_only()
+        };
+        let mut builder = hyper_util::client::legacy::Client::builder(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_keep_alive_interval(PING)
+            .http2_keep_alive_timeout(PING_TIMEOUT);
+        Self {
+            shared: builder.build(https().enable_http1().enable_http2().wrap_connector(http.clone())),
+            upgraded: builder.build(https().enable_http1().wrap_connector(http)),
+        }
+    }
+}
+
+impl tower::Service<http::Request<Body>> for Pools {
+    type Response = http::Response<hyper::body::Incoming>;
+    type Error = hyper_util::client::legacy::Error;
+    type Future = hyper_util::client::legacy::ResponseFuture;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if request.headers().contains_key(http::header::UPGRADE) {
+            self.upgraded.request(request)
+        } else {
+            self.shared.request(request)
+        }
+    }
 }
 
 /// The three files of the current context, when it names files.

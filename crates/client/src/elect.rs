@@ -46,7 +46,11 @@ where
         at: Instant::now(),
     };
     loop {
-        while !attempt(&api, election, &mut observed).await {
+        // Bounded, so that a connection that hangs does not keep this candidate out.
+        while !matches!(
+            timeout(RENEW_DEADLINE, attempt(&api, election, &mut observed)).await,
+            Ok(true)
+        ) {
             sleep(RETRY_PERIOD).await;
         }
         tracing::info!(lease = election.name, identity = election.identity, "leading");
@@ -133,5 +137,47 @@ fn held_by(election: &Election, old: Option<&LeaseSpec>) -> LeaseSpec {
             transitions + i32::from(old.is_some())
         }),
         ..LeaseSpec::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::client::Body;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn answer(code: u16, body: &'static str) -> http::Response<Body> {
+        let response = http::Response::builder().status(code);
+        response.body(Body::from(body.as_bytes().to_vec())).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_hangs_keeps_nobody_out() {
+        let requests = Arc::new(AtomicUsize::new(0));
+        let seen = requests.clone();
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let number = seen.fetch_add(1, Ordering::SeqCst);
+            async move {
+                if number == 0 {
+                    std::future::pending::<()>().await;
+                }
+                Ok::<_, tower::BoxError>(match request.method().as_str() {
+                    "GET" => answer(
+                        404,
+                        r#"{"kind": "Status", "status": "Failure", "reason": "NotFound", "message": "", "code": 404}"#,
+                    ),
+                    _ => answer(201, r#"{"metadata": {"name": "l"}}"#),
+                })
+            }
+        });
+        let election = Election {
+            client: kube::Client::new(service, "default"),
+            name: "l".into(),
+            identity: "me".into(),
+        };
+        let led = timeout(RENEW_DEADLINE + RETRY_PERIOD * 3, lead(&election, || async { 7 }));
+        assert_eq!(led.await.unwrap(), 7);
+        assert_eq!(requests.load(Ordering::SeqCst), 3);
     }
 }

@@ -11,7 +11,7 @@ use kube::api::Api;
 use kube::runtime::watcher::{self, Event};
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt::Debug;
 use std::pin::pin;
 use std::sync::Arc;
@@ -22,6 +22,10 @@ use tokio::sync::watch;
 /// server everything waits for this.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(3);
+
+/// Objects remembered as gone. The answer to a write may come after the watch has shown the end of the same object,
+/// by moments; it must not bring the object back.
+const BURIED: usize = 1024;
 
 /// Namespace (empty for cluster-scoped objects) and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -104,6 +108,22 @@ struct Cache<K> {
     objects: BTreeMap<Key, Arc<K>>,
     /// Objects that we deleted ourselves and whose deletion the watch has not shown yet: uid by key.
     forgotten: HashMap<Key, String>,
+    /// UIDs of objects whose deletion was seen, the oldest first.
+    buried: VecDeque<String>,
+}
+
+impl<K> Cache<K> {
+    fn bury(&mut self, uid: Option<&String>) {
+        self.buried.extend(uid.cloned());
+        if self.buried.len() > BURIED {
+            self.buried.pop_front();
+        }
+    }
+
+    fn is_buried(&self, uid: Option<&String>) -> bool {
+        // From the end: what is asked for went just now, if at all.
+        uid.is_some_and(|uid| self.buried.iter().rev().any(|b| b == uid))
+    }
 }
 
 struct Inner<K> {
@@ -129,6 +149,7 @@ impl<K> Default for Informer<K> {
             cache: RwLock::new(Cache {
                 objects: BTreeMap::new(),
                 forgotten: HashMap::new(),
+                buried: VecDeque::new(),
             }),
             handlers: RwLock::new(Vec::new()),
             order: Mutex::new(()),
@@ -213,9 +234,10 @@ impl<K: Resource + 'static> Informer<K> {
         *self.0.synced.borrow()
     }
 
-    /// Takes over what the server answered to a write. Ignored when the cache is newer already.
+    /// Takes over what the server answered to a write. Ignored when the cache is newer already, also when it has
+    /// seen the object go.
     pub fn observe(&self, object: K) {
-        self.apply(object);
+        self.apply(object, true);
     }
 
     /// Takes over that the object is gone, before the watch says so. Older news about it are ignored until then.
@@ -250,13 +272,17 @@ impl<K: Resource + 'static> Informer<K> {
         }
     }
 
-    fn apply(&self, mut object: K) {
+    /// `answer`: not from the watch, which never speaks of an object again after its deletion.
+    fn apply(&self, mut object: K, answer: bool) {
         object.meta_mut().managed_fields = None;
         let key = Key::of(&object);
         let object = Arc::new(object);
         let _order = self.0.order.lock();
         let old = {
             let mut cache = self.0.cache.write();
+            if answer && cache.is_buried(object.meta().uid.as_ref()) {
+                return;
+            }
             let forgotten = cache.forgotten.get(&key);
             if forgotten.is_some() && forgotten == object.meta().uid.as_ref() {
                 return;
@@ -284,6 +310,7 @@ impl<K: Resource + 'static> Informer<K> {
             if cache.forgotten.get(&key) == object.meta().uid.as_ref() {
                 cache.forgotten.remove(&key);
             }
+            cache.bury(object.meta().uid.as_ref());
             match cache.objects.get(&key) {
                 Some(known) if known.meta().uid == object.meta().uid => cache.objects.remove(&key),
                 _ => None,
@@ -305,7 +332,7 @@ impl<K: Resource + 'static> Informer<K> {
             self.remove(&old);
         }
         for object in listed {
-            self.apply(object);
+            self.apply(object, false);
         }
         self.0.synced.send_replace(true);
     }
@@ -339,7 +366,7 @@ impl<K: Resource + 'static> Informer<K> {
                 }
                 Event::Apply(object) => {
                     pause = RETRY_FIRST;
-                    self.apply(object);
+                    self.apply(object, false);
                 }
                 Event::Delete(object) => {
                     pause = RETRY_FIRST;
@@ -365,7 +392,7 @@ where
 }
 
 /// Whether the server has forgotten the version from which the watch was to go on, after a restart for example.
-fn expired(error: &watcher::Error) -> bool {
+pub fn expired(error: &watcher::Error) -> bool {
     const GONE: u16 = 410;
     match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
@@ -438,31 +465,47 @@ mod tests {
     fn own_writes_are_not_undone_by_older_news() {
         let (informer, log) = recorded();
         informer.observe(object("a", "1", 5));
-        informer.apply(object("a", "1", 4));
-        informer.apply(object("a", "1", 5));
-        informer.apply(object("a", "1", 6));
+        informer.apply(object("a", "1", 4), false);
+        informer.apply(object("a", "1", 5), false);
+        informer.apply(object("a", "1", 6), false);
         assert_eq!(*log.lock(), ["+a@5", "a@5>a@6"]);
     }
 
     #[test]
     fn a_forgotten_object_stays_away_until_its_deletion_is_seen() {
         let (informer, log) = recorded();
-        informer.apply(object("a", "1", 5));
+        informer.apply(object("a", "1", 5), false);
         informer.forget(&object("a", "1", 5));
-        informer.apply(object("a", "1", 6));
+        informer.apply(object("a", "1", 6), false);
         assert!(informer.get("ns", "a").is_none());
         // Another object under the same name is not affected.
-        informer.apply(object("a", "2", 8));
+        informer.apply(object("a", "2", 8), false);
         informer.remove(&object("a", "1", 7));
         assert!(informer.get("ns", "a").is_some());
         assert_eq!(*log.lock(), ["+a@5", "-a@5", "+a@8"]);
     }
 
     #[test]
+    fn a_late_answer_does_not_bring_an_object_back() {
+        let (informer, log) = recorded();
+        informer.apply(object("a", "1", 5), false);
+        informer.remove(&object("a", "1", 7));
+        // The answer to the deletion that made it go.
+        informer.observe(object("a", "1", 6));
+        assert!(informer.get("ns", "a").is_none());
+        // One that came and went before the answer to its creation.
+        informer.remove(&object("b", "2", 9));
+        informer.observe(object("b", "2", 8));
+        assert!(informer.is_empty());
+        informer.observe(object("a", "3", 10));
+        assert_eq!(*log.lock(), ["+a@5", "-a@5", "+a@10"]);
+    }
+
+    #[test]
     fn a_new_list_removes_what_is_gone_and_tells() {
         let (informer, log) = recorded();
-        informer.apply(object("a", "1", 1));
-        informer.apply(object("b", "2", 2));
+        informer.apply(object("a", "1", 1), false);
+        informer.apply(object("b", "2", 2), false);
         informer.replace_all(vec![object("b", "3", 9), object("c", "4", 8)]);
         assert!(informer.is_synced());
         assert_eq!(*log.lock(), ["+a@1", "+b@2", "-a@1", "-b@2", "+b@9", "+c@8"]);
@@ -489,7 +532,7 @@ mod tests {
         for ns in ["m", "n", "na"] {
             let mut o = object("x", ns, 1);
             o.metadata.namespace = Some(ns.into());
-            informer.apply(o);
+            informer.apply(o, false);
         }
         assert_eq!(informer.list_in("n").len(), 1);
         assert_eq!(informer.list().len(), 3);

@@ -9,6 +9,7 @@ pub mod informer;
 pub mod pods;
 pub mod quantity;
 pub mod queue;
+pub mod resources;
 pub mod select;
 
 pub use connect::{Connection, Error, connect};

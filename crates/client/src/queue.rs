@@ -8,12 +8,16 @@ use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 /// First pause after a failure; doubles with each further one.
 const BACKOFF_FIRST: Duration = Duration::from_millis(10);
 /// Longest pause after failures: what heals by itself is noticed within it.
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
+
+/// How long one piece of work may take. Everything that controllers do is a handful of requests, each done in
+/// milliseconds; what takes longer hangs, on a connection that is gone for example, and is begun anew.
+const WORK_LIMIT: Duration = Duration::from_secs(60);
 
 /// What became of one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,8 +122,17 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         self.len() == 0
     }
 
-    /// Works on keys for ever, on up to `concurrency` at once. Must not be called twice for one queue.
-    pub async fn work<F, Fut>(&self, concurrency: usize, mut handle: F)
+    /// Works on keys for ever, on up to `concurrency` at once. Must not be called twice for one queue. Work that
+    /// takes longer than a minute is dropped and counts as failed.
+    pub async fn work<F, Fut>(&self, concurrency: usize, handle: F)
+    where
+        F: FnMut(K) -> Fut,
+        Fut: Future<Output = Outcome>,
+    {
+        self.work_within(WORK_LIMIT, concurrency, handle).await;
+    }
+
+    async fn work_within<F, Fut>(&self, limit: Duration, concurrency: usize, mut handle: F)
     where
         F: FnMut(K) -> Fut,
         Fut: Future<Output = Outcome>,
@@ -131,8 +144,14 @@ impl<K: Clone + Eq + Hash> Queue<K> {
                 let (key, due) = self.state.lock().take(Instant::now());
                 next_due = due;
                 let Some(key) = key else { break };
-                let future = handle(key.clone());
-                running.push(async move { (key, future.await) });
+                let future = timeout(limit, handle(key.clone()));
+                running.push(async move {
+                    let outcome = future.await.unwrap_or_else(|_| {
+                        tracing::info!(limit_s = limit.as_secs(), "work took too long and is begun anew");
+                        Outcome::Retry
+                    });
+                    (key, outcome)
+                });
             }
             let timer = async {
                 match next_due {
@@ -290,6 +309,26 @@ mod tests {
         });
         let _ = tokio::time::timeout(Duration::from_millis(300), work).await;
         assert_eq!(total.load(Ordering::SeqCst), 4);
+    }
+
+    #[tokio::test]
+    async fn work_that_hangs_is_begun_anew_and_holds_up_nobody() {
+        let queue = Arc::new(Queue::new());
+        let tries = Arc::new(AtomicUsize::new(0));
+        queue.add(1);
+        let counted = tries.clone();
+        let work = queue.work_within(Duration::from_millis(50), 1, |key| {
+            let first = key == 1 && counted.fetch_add(1, Ordering::Relaxed) == 0;
+            async move {
+                if first {
+                    std::future::pending::<()>().await;
+                }
+                Outcome::Done
+            }
+        });
+        let ended = tokio::time::timeout(Duration::from_millis(500), work).await;
+        assert!(ended.is_err());
+        assert_eq!(tries.load(Ordering::Relaxed), 2);
     }
 
     #[test]

@@ -3,10 +3,12 @@
 use client::events::Recorder;
 use client::{Informer, Outcome};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service, ServiceAccount,
+    Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController,
+    ResourceQuota, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -88,6 +90,14 @@ caches! {
     daemon_sets: DaemonSet,
     /// All Jobs.
     jobs: Job,
+    /// All CronJobs.
+    cron_jobs: CronJob,
+    /// All ReplicationControllers.
+    replication_controllers: ReplicationController,
+    /// All quotas.
+    quotas: ResourceQuota,
+    /// All autoscalers.
+    autoscalers: HorizontalPodAutoscaler,
     /// The histories of StatefulSets and DaemonSets.
     revisions: ControllerRevision,
     /// All Services.

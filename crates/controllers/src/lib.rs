@@ -1,7 +1,10 @@
 //! The controller manager. Every controller is an ordinary API client; the one thing it cannot learn from the
 //! API, whether a silent node still reaches the storage, comes through [`StorageContact`].
 
+mod autoscaler;
+mod bootstrap_token;
 mod context;
+mod cronjob;
 mod daemonset;
 mod deployment;
 mod disruption;
@@ -13,7 +16,9 @@ mod namespace;
 mod node;
 mod ownership;
 mod pod_control;
+mod quota;
 mod replicaset;
+mod replication_controller;
 mod resources;
 mod service_account;
 mod statefulset;
@@ -98,10 +103,16 @@ async fn control(client: kube::Client, config: Config, storage: Arc<dyn StorageC
     let daemon_sets = daemonset::Controller::new(&context);
     let jobs = job::Controller::new(&context);
     let budgets = disruption::Controller::new(&context);
+    let cron_jobs = cronjob::Controller::new(&context);
+    let replication_controllers = replication_controller::Controller::new(&context);
+    let autoscalers = autoscaler::Controller::new(&context);
+    let tokens = bootstrap_token::Controller::new(&context);
     let endpoints = endpoints::Controller::new(&context);
+    let mirror = endpoints::mirror::Controller::new(&context);
     let service_accounts = service_account::Controller::new(&context, config.root_ca);
     let namespaces = namespace::Controller::new(&context);
     let garbage = gc::Controller::new(&context);
+    let quotas = quota::Controller::new(&context, garbage.census());
     let nodes = node::Controller::new(&context, storage);
     let evictions = node::eviction::Controller::new(&context);
     let pod_gc = node::pod_gc::Controller::new(&context);
@@ -120,7 +131,13 @@ async fn control(client: kube::Client, config: Config, storage: Arc<dyn StorageC
     tasks.spawn(daemon_sets.run());
     tasks.spawn(jobs.run());
     tasks.spawn(budgets.run());
+    tasks.spawn(cron_jobs.run());
+    tasks.spawn(replication_controllers.run());
+    tasks.spawn(autoscalers.run());
+    tasks.spawn(tokens.run());
+    tasks.spawn(quotas.run());
     tasks.spawn(endpoints.run());
+    tasks.spawn(mirror.run());
     tasks.spawn(service_accounts.run());
     tasks.spawn(namespaces.run());
     tasks.spawn(garbage.run());

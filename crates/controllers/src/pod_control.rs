@@ -32,6 +32,7 @@ pub fn from_template<O: Object>(owner: &O, template: &PodTemplateSpec) -> Pod {
 fn component<O: Object>() -> &'static str {
     match &*O::kind(&()) {
         "ReplicaSet" => "replicaset-controller",
+        "ReplicationController" => "replication-controller",
         "DaemonSet" => "daemonset-controller",
         "Job" => "job-controller",
         _ => crate::context::COMPONENT,

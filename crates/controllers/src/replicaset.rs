@@ -1,10 +1,10 @@
-//! ReplicaSets: keep a number of pods of one template alive.
+//! ReplicaSets: keep a number of pods of one template alive. `replication_controller` uses the same decisions.
 
-use crate::context::{Context, settle};
+use crate::context::{Context, Object, settle};
 use crate::{ownership, pod_control};
 use client::pods::{self, controller_of, is_active};
 use client::{Change, Key, Outcome, Queue, select};
-use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetSpec, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -87,7 +87,7 @@ async fn reconcile(context: &Context, key: &Key) -> kube::Result<Outcome> {
         .filter(|pod| is_active(pod))
         .collect();
     let managed = if set.metadata.deletion_timestamp.is_none() {
-        manage(context, &set, &alive).await
+        manage(context, &*set, spec, &alive).await
     } else {
         Ok(())
     };
@@ -115,8 +115,13 @@ async fn reconcile(context: &Context, key: &Key) -> kube::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-async fn manage(context: &Context, set: &ReplicaSet, alive: &[&Pod]) -> kube::Result<()> {
-    let Some(spec) = &set.spec else { return Ok(()) };
+/// Makes what is missing and deletes what is too much.
+pub async fn manage<O: Object>(
+    context: &Context,
+    set: &O,
+    spec: &ReplicaSetSpec,
+    alive: &[&Pod],
+) -> kube::Result<()> {
     let wanted = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
     match wanted.cmp(&alive.len()) {
         Ordering::Equal => Ok(()),
@@ -188,7 +193,8 @@ fn rank(a: &Pod, b: &Pod, per_node: &HashMap<&str, usize>, now: Timestamp) -> Or
         .then(a.metadata.uid.cmp(&b.metadata.uid))
 }
 
-fn status_of(
+/// The status that follows from the pods that are alive.
+pub fn status_of(
     set: &ReplicaSet,
     alive: &[Arc<Pod>],
     failure: Option<String>,

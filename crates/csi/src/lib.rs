@@ -125,6 +125,7 @@ async fn serve(
             node_name: config.node_name.clone(),
             region: config.region.clone(),
             locks: locks::Locks::default(),
+            questions: stats::Questions::default(),
         }),
     };
     let incoming = UnixListenerStream::new(socket::listen(&config.endpoint)?);

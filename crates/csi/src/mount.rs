@@ -125,7 +125,7 @@ pub(crate) async fn is_dead(device: &Path) -> bool {
 struct Page([u8; 4096]);
 
 /// Reads the first block past the page cache, which would still hold what the device has lost.
-fn read_first_block(path: &Path) -> std::io::Result<()> {
+pub(crate) fn read_first_block(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::{FileExt, OpenOptionsExt};
     let file = std::fs::OpenOptions::new()
         .read(true)

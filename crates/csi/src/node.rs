@@ -21,6 +21,7 @@ pub(crate) struct Host {
     pub(crate) node_name: String,
     pub(crate) region: String,
     pub(crate) locks: Locks,
+    pub(crate) questions: crate::stats::Questions,
 }
 
 /// Serves CSI's Node.

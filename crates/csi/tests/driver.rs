@@ -129,6 +129,17 @@ impl Setup {
         assert!(!Path::new(&self.path(target)).exists());
     }
 
+    async fn is_abnormal(&self, id: &str, target: &str) -> bool {
+        let request = NodeGetVolumeStatsRequest {
+            volume_id: id.into(),
+            volume_path: self.path(target),
+            ..NodeGetVolumeStatsRequest::default()
+        };
+        let mut client = NodeClient::new(self.channel.clone());
+        let stats = client.node_get_volume_stats(request).await.unwrap().into_inner();
+        stats.volume_condition.unwrap().abnormal
+    }
+
     async fn unstage(&self, id: &str) -> Result<(), tonic::Status> {
         let request = NodeUnstageVolumeRequest {
             volume_id: id.into(),
@@ -178,22 +189,40 @@ fn raw() -> VolumeCapability {
     }
 }
 
-/// The suite's binary: `$CSI_SANITY`, or wherever `go install` or PATH has it.
-fn sanity() -> Option<PathBuf> {
+/// The version of the suite that is installed when the machine has none.
+const SANITY: &str = "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@v5.6.0";
+
+/// The suite's binary: `$CSI_SANITY`, or wherever PATH has it, or else installed by Go below the target directory.
+fn sanity() -> Result<PathBuf, String> {
     let named = std::env::var_os("CSI_SANITY").map(PathBuf::from);
-    let home = std::env::var_os("HOME").map(|h| Path::new(&h).join("go/bin/csi-sanity"));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = std::env::split_paths(&path).map(|d| d.join("csi-sanity"));
-    named.into_iter().chain(home).chain(in_path).find(|p| p.is_file())
+    let tools = Path::new(env!("CARGO_TARGET_TMPDIR")).join("go-tools");
+    let installed = tools.join("csi-sanity");
+    let mut places = named.into_iter().chain(in_path).chain([installed.clone()]);
+    if let Some(found) = places.find(|p| p.is_file()) {
+        return Ok(found);
+    }
+    let output = std::process::Command::new("go")
+        .args(["install", SANITY])
+        .env("GOBIN", &tools)
+        .output()
+        .map_err(|e| format!("no csi-sanity, and no Go to install it ({e}): go install {SANITY}"))?;
+    if output.status.success() {
+        return Ok(installed);
+    }
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(format!("no csi-sanity, and it cannot be installed: {said}"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn csi_sanity_passes() {
-    let Some(suite) = sanity() else {
-        println!(
-            "skipped: no csi-sanity (go install github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@latest)"
-        );
-        return;
+    let suite = match sanity() {
+        Ok(suite) => suite,
+        Err(reason) => {
+            println!("skipped: {reason}");
+            return;
+        }
     };
     let setup = Setup::new().await;
     let output = tokio::process::Command::new(suite)
@@ -223,8 +252,14 @@ async fn data_survives_restaging_and_a_dead_device() {
         std::fs::write(&file, "kept").unwrap();
         run("sync", &["-f", file.to_str().unwrap()]);
 
+        assert!(!setup.is_abnormal(&id, "pod").await);
         setup.engine.kill_device(&id);
+        assert!(setup.is_abnormal(&id, "pod").await, "{fs_type}");
         setup.stage(&id, &capability).await.unwrap();
+        assert!(
+            setup.is_abnormal(&id, "pod").await,
+            "the pod's mount is the dead one"
+        );
         setup.publish(&id, "pod", &capability, false).await.unwrap();
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept", "{fs_type}");
 

@@ -176,14 +176,41 @@ impl Cgroups {
         uids
     }
 
-    /// Bytes that all pods use together; `None` when it cannot be read.
-    pub fn memory_usage(&self) -> Option<u64> {
-        let file = self
-            .hierarchy("memory")?
-            .join(self.root.trim_start_matches('/'))
-            .join("memory.usage_in_bytes");
-        std::fs::read_to_string(file).ok()?.trim().parse().ok()
+    /// Bytes that all pods use together and that the kernel cannot take back at once; `None` when it cannot be
+    /// read.
+    pub fn memory_working_set(&self) -> Option<u64> {
+        let root = self.root.trim_start_matches('/');
+        working_set(&self.hierarchy("memory")?.join(root))
     }
+
+    /// The same of one pod.
+    pub fn pod_working_set(&self, uid: &str) -> Option<u64> {
+        let memory = self.hierarchy("memory")?;
+        let mut dirs = self.pod_dirs(uid).into_iter();
+        working_set(&dirs.find(|dir| dir.starts_with(memory))?)
+    }
+
+    /// CPU time of all pods so far, nanoseconds; `None` when it cannot be read.
+    pub fn cpu_usage_ns(&self) -> Option<u64> {
+        let dir = self.hierarchy("cpuacct")?.join(self.root.trim_start_matches('/'));
+        let text = std::fs::read_to_string(dir.join("cpuacct.usage")).ok()?;
+        text.trim().parse().ok()
+    }
+}
+
+/// What a cgroup (v1) uses without the file pages that nobody has asked for lately.
+fn working_set(dir: &Path) -> Option<u64> {
+    let usage: u64 = std::fs::read_to_string(dir.join("memory.usage_in_bytes"))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    let stat = std::fs::read_to_string(dir.join("memory.stat")).ok()?;
+    let idle = stat
+        .lines()
+        .find_map(|line| line.strip_prefix("total_inactive_file "))
+        .and_then(|n| n.trim().parse::<u64>().ok());
+    Some(usage.saturating_sub(idle.unwrap_or(0)))
 }
 
 fn collect_pids(dir: &Path, pids: &mut std::collections::BTreeSet<i32>) {
@@ -220,6 +247,26 @@ mod tests {
 26 25 0:23 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:5 - cgroup cgroup rw,cpu,cpuacct
 27 25 0:24 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
 28 25 0:25 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw";
+
+    #[test]
+    fn idle_file_pages_are_not_in_the_working_set() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let table = format!(
+            "1 0 0:1 / {} rw - cgroup cgroup rw,memory\n",
+            dir.path().display()
+        );
+        let cgroups = Cgroups::from_table(&table, "/pods");
+        for (path, usage, idle) in [("pods", 900, 300), ("pods/burstable/podu", 500, 100)] {
+            let dir = dir.path().join(path);
+            std::fs::create_dir_all(&dir).expect("made");
+            std::fs::write(dir.join("memory.usage_in_bytes"), format!("{usage}\n")).expect("written");
+            let stat = format!("total_active_file 7\ntotal_inactive_file {idle}\n");
+            std::fs::write(dir.join("memory.stat"), stat).expect("written");
+        }
+        assert_eq!(cgroups.memory_working_set(), Some(600));
+        assert_eq!(cgroups.pod_working_set("u"), Some(400));
+        assert_eq!(cgroups.pod_working_set("v"), None);
+    }
 
     #[test]
     fn finds_the_hierarchies() {

@@ -2,6 +2,7 @@
 
 use crate::Config;
 use crate::cgroups::Cgroups;
+use crate::eviction::Evictions;
 use crate::fence::Fence;
 use crate::node::NodeStatus;
 use crate::objects::Objects;
@@ -102,6 +103,8 @@ pub struct Context {
     pub plugins: Plugins,
     /// CSI volumes.
     pub volumes: Volumes,
+    /// Pods that have to go since the node runs short.
+    pub evictions: Evictions,
     /// Whether pods with replicated volumes may run.
     pub fence: Arc<Fence>,
 }

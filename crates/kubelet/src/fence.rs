@@ -68,6 +68,8 @@ pub struct Fence {
     /// Pods that were killed, until the API confirms them.
     held: Mutex<BTreeSet<String>>,
     waiting: Mutex<Vec<Arc<Notify>>>,
+    /// How often the engine was reached after it could not be.
+    contacts: watch::Sender<u64>,
 }
 
 /// When to fence, as a function of what was heard. Pure.
@@ -121,12 +123,18 @@ impl Fence {
             state: watch::Sender::new(state),
             held: Mutex::default(),
             waiting: Mutex::default(),
+            contacts: watch::Sender::new(0),
         }
     }
 
     /// Whether pods with replicated volumes must not run now.
     pub fn is_fenced(&self) -> bool {
         *self.state.borrow() == State::Fenced
+    }
+
+    /// Counts how often the engine came back: it may be another process, and the devices of the former one dead.
+    pub fn contacts(&self) -> watch::Receiver<u64> {
+        self.contacts.subscribe()
     }
 
     /// Whether a pod may start containers; if not, `wake` is notified when that may have changed.
@@ -174,9 +182,15 @@ impl Fence {
                 tokio::time::timeout(CONNECT_TIMEOUT, client.watch_quorum(WatchQuorumRequest {})).await;
             if let Ok(Ok(response)) = opened {
                 let mut stream = response.into_inner();
+                let mut fresh = true;
                 loop {
                     match stream.message().await {
-                        Ok(Some(quorum)) => countdown.send_modify(|c| *c = c.heard(&quorum, Instant::now())),
+                        Ok(Some(quorum)) => {
+                            countdown.send_modify(|c| *c = c.heard(&quorum, Instant::now()));
+                            if std::mem::take(&mut fresh) {
+                                self.contacts.send_modify(|n| *n += 1);
+                            }
+                        }
                         Ok(None) => break,
                         Err(error) => {
                             tracing::debug!(%error, "lost the engine");

@@ -4,6 +4,7 @@
 //! - `volumes`: what pods mount, CSI included; `objects`: the ConfigMaps and Secrets for it
 //! - `probes`, `logs`, `server`: health, container logs, the API on port 10250
 //! - `node`: registration, status, lease; `fence`: the end of pods with replicated volumes on a cut-off node
+//! - `eviction`: the end of pods on a node that runs out of memory or disk
 //!
 //! Nothing here keeps state that a restart would lose: containers are recognised by their labels, volumes by
 //! their directories and mounts. An API that is away delays reports, and stops nothing.
@@ -11,6 +12,7 @@
 mod backoff;
 mod cgroups;
 mod context;
+mod eviction;
 mod fence;
 mod logs;
 mod node;

@@ -158,11 +158,7 @@ impl Objects {
             }
         };
         if tokio::time::timeout(WAIT, synced).await.is_err() {
-            return match tokio::time::timeout(ASK, self.ask(key)).await {
-                Ok(Ok(Some(data))) => Ok(data),
-                Ok(Ok(None)) => Err(Error::NotFound(key.clone())),
-                _ => Err(Error::Unknown(key.clone())),
-            };
+            return self.fetch(key).await;
         }
         let data = match &*source {
             Source::ConfigMap(informer) => informer.get(&key.namespace, &key.name).map(|o| config_map(&o)),
@@ -173,6 +169,15 @@ impl Objects {
 }
 
 impl Objects {
+    /// The content of an object that is needed once.
+    pub async fn fetch(&self, key: &ObjectKey) -> Result<Data, Error> {
+        match tokio::time::timeout(ASK, self.ask(key)).await {
+            Ok(Ok(Some(data))) => Ok(data),
+            Ok(Ok(None)) => Err(Error::NotFound(key.clone())),
+            _ => Err(Error::Unknown(key.clone())),
+        }
+    }
+
     async fn ask(&self, key: &ObjectKey) -> kube::Result<Option<Data>> {
         match key.kind {
             Kind::ConfigMap => {

@@ -8,7 +8,7 @@ use crate::objects::Objects;
 use crate::pods::manager;
 use crate::runtime::{Relist, Runtime};
 use crate::volumes;
-use crate::{Config, Error, logs, server};
+use crate::{Config, Error, eviction, logs, server};
 use client::Informer;
 use client::events::Recorder;
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -45,8 +45,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         tokio::join!(
             context.relist.run(context.runtime.clone(), shutdown.clone()),
             context.fence.run(&context),
+            eviction::run(&context, &pods),
             context.plugins.run(&context),
             volumes::csi::reconcile(&context),
+            volumes::csi::look_after(&context),
             services,
             manager::run(context.clone(), pods.clone(), settled),
             node::run(context.clone(), capacity, is_settled),
@@ -95,6 +97,7 @@ async fn context(config: Config, client: kube::Client) -> Result<Context, Error>
         tokens: volumes::tokens::Tokens::default(),
         plugins: volumes::plugins::Plugins::default(),
         volumes: volumes::csi::Volumes::default(),
+        evictions: Default::default(),
         fence: Arc::new(Fence::new(&config)),
         client,
         runtime,

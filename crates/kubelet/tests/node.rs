@@ -8,9 +8,11 @@ mod support;
 
 use anyhow::{Context, Result, bail, ensure};
 use hikube_kubelet::{Config, run};
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Event, Node, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount,
+};
 use k8s_openapi::api::storage::v1::CSINode;
-use kube::api::{AttachParams, DeleteParams, LogParams, Patch, PatchParams, PostParams};
+use kube::api::{AttachParams, DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -273,7 +275,8 @@ async fn life_of_a_pod(setup: &mut Setup, maps: &Api<ConfigMap>) -> Result<()> {
 
 async fn volumes_and_fencing(setup: &mut Setup) -> Result<()> {
     let root = setup.config.root_dir.clone();
-    let engine = engine::serve(setup.config.engine_socket.as_ref().context("a socket")?)?;
+    let socket = setup.config.engine_socket.clone().context("a socket")?;
+    let mut engine = engine::serve(&socket)?;
     let driver = csi::serve(&root, &root.join("../volumes"))?;
     let nodes: Api<CSINode> = Api::all(setup.client.clone());
     eventually("CSINode announced", async || {
@@ -304,7 +307,8 @@ async fn volumes_and_fencing(setup: &mut Setup) -> Result<()> {
         .await?;
     let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "claim"}, "spec": {
         "accessModes": ["ReadWriteOnce"], "storageClassName": "x", "volumeName": "pv",
-        "resources": {"requests": {"storage": "1Gi"}}}, "status": {"phase": "Bound"}});
+        "resources": {"requests": {"storage": "2Gi"}}},
+        "status": {"phase": "Bound", "capacity": {"storage": "1Gi"}}});
     setup
         .create_with_status(
             "/api/v1/namespaces/default/persistentvolumeclaims",
@@ -330,7 +334,11 @@ async fn volumes_and_fencing(setup: &mut Setup) -> Result<()> {
         .unwrap_or_default();
     ensure!(in_use == ["kubernetes.io/csi/csi.hikube.io^v1"], "{in_use:?}");
 
-    engine.send_modify(|q| (q.majority, q.fenced) = (false, true));
+    engine = growth_and_a_dead_engine(setup, &driver, engine).await?;
+
+    engine
+        .quorum
+        .send_modify(|q| (q.majority, q.fenced) = (false, true));
     eventually("fenced pod killed, its mount gone", async || {
         let status = setup.pods().get("v").await?.status.context("no status")?;
         let running = status.container_statuses.iter().flatten().any(|c| c.ready);
@@ -343,9 +351,11 @@ async fn volumes_and_fencing(setup: &mut Setup) -> Result<()> {
         !status.container_statuses.iter().flatten().any(|c| c.ready),
         "started while fenced"
     );
-    engine.send_modify(|q| (q.majority, q.fenced) = (true, false));
-    setup.ready("v", 1).await?;
-    ensure!(setup.exec("v", &["cat", "/data/f"]).await? == "kept\nkept\n");
+    engine
+        .quorum
+        .send_modify(|q| (q.majority, q.fenced) = (true, false));
+    setup.ready("v", 2).await?;
+    ensure!(setup.exec("v", &["cat", "/data/f"]).await? == "kept\n".repeat(3));
     setup.gone("v").await?;
     eventually("volume unstaged", async || {
         Ok(
@@ -364,4 +374,64 @@ async fn volumes_and_fencing(setup: &mut Setup) -> Result<()> {
         Ok(in_use.is_empty().then_some(()))
     })
     .await
+}
+
+/// The volume has grown, but cannot follow while it is mounted; then its engine is killed. The pod's container is
+/// restarted on a new device by itself, which grows the volume, too.
+async fn growth_and_a_dead_engine(
+    setup: &Setup,
+    driver: &csi::Driver,
+    engine: engine::FakeEngine,
+) -> Result<engine::FakeEngine> {
+    let socket = setup.config.engine_socket.clone().context("a socket")?;
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(setup.client.clone(), "default");
+    let volumes: Api<PersistentVolume> = Api::all(setup.client.clone());
+    let larger = Patch::Merge(json!({"spec": {"capacity": {"storage": "2Gi"}}}));
+    volumes.patch("pv", &PatchParams::default(), &larger).await?;
+    let status = async || {
+        let status = claims.get("claim").await?.status.context("no status")?;
+        let size = status
+            .capacity
+            .and_then(|c| c.get("storage").map(|q| q.0.clone()));
+        let pending = status
+            .conditions
+            .into_iter()
+            .flatten()
+            .find(|c| c.type_ == "FileSystemResizePending");
+        anyhow::Ok((size, pending.and_then(|c| c.message)))
+    };
+    driver.set_rigid(true);
+    engine.kill().await;
+    let engine = engine::serve(&socket)?;
+    eventually("the claim says why it has not grown", async || {
+        let (size, message) = status().await?;
+        ensure!(size.as_deref() == Some("1Gi"), "{size:?}");
+        Ok(message.filter(|m| m.contains("cannot grow while it is mounted")))
+    })
+    .await?;
+    driver.set_rigid(false);
+    driver.break_devices();
+    engine.kill().await;
+    let engine = engine::serve(&socket)?;
+    let started = Instant::now();
+    setup.ready("v", 1).await?;
+    println!(
+        "container restarted on a new device after {:?}",
+        started.elapsed()
+    );
+    ensure!(setup.exec("v", &["cat", "/data/f"]).await? == "kept\nkept\n");
+    let (size, message) = status().await?;
+    ensure!(
+        size.as_deref() == Some("2Gi") && message.is_none(),
+        "{size:?} {message:?}"
+    );
+    ensure!(driver.count("expand") == 1);
+    let events: Api<Event> = Api::namespaced(setup.client.clone(), "default");
+    eventually("an event says why", async || {
+        let events = events.list(&ListParams::default()).await?;
+        let told = |e: &Event| e.reason.as_deref() == Some("VolumeConditionAbnormal");
+        Ok(events.iter().any(told).then_some(()))
+    })
+    .await?;
+    Ok(engine)
 }

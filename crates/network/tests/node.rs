@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,7 @@ const POD: &str = "hkn-kpod";
 const HOST_IP: &str = "192.168.79.1";
 const NODE_IP: &str = "192.168.79.2";
 /// Changes take effect in well under this.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn must(command: &str) {
     assert!(run(command), "{command}");
@@ -50,12 +50,17 @@ fn inside<T: Send + 'static>(namespace: &str, work: impl FnOnce() -> T + Send + 
 }
 
 struct Machine {
-    server: std::process::Child,
+    runtime: tokio::runtime::Runtime,
+    /// etcd and the API server, outside of the node.
+    cluster: Option<testkit::Cluster>,
     dir: tempfile::TempDir,
+    api: SocketAddr,
+    /// Where no API server listens.
+    nowhere: SocketAddr,
 }
 
 impl Machine {
-    fn new(devserver: &Path) -> Self {
+    fn new() -> Self {
         clear();
         for name in [NODE, POD] {
             must(&format!("ip netns add {name}"));
@@ -79,33 +84,38 @@ impl Machine {
         must(&format!("ip -n {POD} link set eth0 up"));
         must(&format!("ip -n {POD} route add 10.128.1.1/32 dev eth0"));
         must(&format!("ip -n {POD} route add default via 10.128.1.1"));
-        let dir = tempfile::Builder::new().prefix("hkn-node-").tempdir().unwrap();
-        let log = std::fs::File::create(dir.path().join("server.log")).unwrap();
-        let server = Command::new(devserver)
-            .args(["--dir", dir.path().to_str().unwrap(), "--port", "16392"])
-            .args([
-                "--listen",
-                "0.0.0.0",
-                "--advertise",
-                HOST_IP,
-                "--addresses",
-                HOST_IP,
-            ])
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
             .unwrap();
-        Self { server, dir }
+        let host: std::net::IpAddr = HOST_IP.parse().unwrap();
+        let dir = tempfile::Builder::new().prefix("hkn-node-").tempdir().unwrap();
+        let options = testkit::Options {
+            dir: Some(dir.path().into()),
+            listen: [0, 0, 0, 0].into(),
+            advertise: host,
+            addresses: vec![host],
+            ..testkit::Options::default()
+        };
+        let cluster = runtime.block_on(testkit::Cluster::start_with(options)).unwrap();
+        Self {
+            runtime,
+            dir,
+            api: cluster.address,
+            nowhere: SocketAddr::new(host, testkit::free_port().unwrap()),
+            cluster: Some(cluster),
+        }
     }
 
     fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
+    /// The end of the API, with its etcd.
     fn kill_api(&mut self) {
-        // With its etcd, which it ends by itself on this signal.
-        must(&format!("kill {}", self.server.id()));
-        self.server.wait().unwrap();
+        let _inside = self.runtime.enter();
+        self.cluster = None;
     }
 
     /// The proxy on a thread of the node's namespace, as `hikube proxy` runs it.
@@ -130,10 +140,7 @@ impl Machine {
             cluster_domain: "cluster.local".into(),
             forward: network::ForwardConfig {
                 api_listen: "127.0.0.1:6443".parse().unwrap(),
-                api_backends: vec![
-                    format!("{HOST_IP}:16399").parse().unwrap(),
-                    format!("{HOST_IP}:16392").parse().unwrap(),
-                ],
+                api_backends: vec![self.nowhere, self.api],
                 api_ca: self.file("pki/cluster/ca.crt"),
             },
         };
@@ -176,10 +183,7 @@ fn clear() {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let _ = self
-            .server
-            .try_wait()
-            .map(|ended| ended.is_none().then(|| self.kill_api()));
+        self.kill_api();
         clear();
     }
 }
@@ -251,23 +255,7 @@ fn usage() -> (u64, Duration) {
 
 #[test]
 fn a_node_serves_services_and_names_and_outlives_the_api() {
-    let Some(devserver) = std::env::var_os("HIKUBE_DEVSERVER").map(PathBuf::from) else {
-        println!("skipped: HIKUBE_DEVSERVER names no API server for development");
-        return;
-    };
-    let mut machine = Machine::new(&devserver);
-    let admin = machine.file("admin.kubeconfig");
-    let ready = || {
-        run(&format!(
-            "kubectl --kubeconfig {} get --raw /readyz",
-            admin.display()
-        ))
-    };
-    let start = Instant::now();
-    while !ready() {
-        assert!(start.elapsed() < Duration::from_secs(30), "no API server");
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    let mut machine = Machine::new();
     let (shutdown, thread) = machine.proxy();
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "default"},
         "spec": {"clusterIP": "10.96.7.7", "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}});

@@ -4,10 +4,11 @@ mod bind;
 mod filter;
 mod preempt;
 mod queue;
-mod resources;
 mod scheduler;
 mod score;
 mod state;
+
+use client::resources;
 
 use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;

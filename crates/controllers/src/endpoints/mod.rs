@@ -1,6 +1,7 @@
 //! Endpoints and EndpointSlices of Services: which pods answer for them, decided once for both.
 
 mod legacy;
+pub mod mirror;
 mod slices;
 
 use crate::context::{Context, settle};

@@ -14,7 +14,8 @@ use std::sync::Arc;
 
 /// The Service a slice belongs to.
 pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// Who looks after a slice.
+pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Endpoints in one slice (upstream's default).
@@ -26,11 +27,27 @@ type Group = (bool, Vec<Port>);
 /// Makes, changes and deletes the slices of a Service until they show `backends`.
 pub async fn write(context: &Context, service: &Service, backends: &[Backend]) -> kube::Result<()> {
     let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
-    let api: Api<EndpointSlice> = context.api(namespace);
     let known = existing(context, service);
-    let mut unused: Vec<Arc<EndpointSlice>> = known;
+    bring_to(context, namespace, known, desired(service, backends)).await
+}
+
+/// Who looks after this slice.
+pub fn manager(slice: &EndpointSlice) -> Option<&str> {
+    let labels = slice.metadata.labels.as_ref()?;
+    labels.get(MANAGED_BY).map(String::as_str)
+}
+
+/// Makes, changes and deletes slices until there are the desired ones instead of the known ones.
+pub async fn bring_to(
+    context: &Context,
+    namespace: &str,
+    known: Vec<Arc<EndpointSlice>>,
+    desired: Vec<EndpointSlice>,
+) -> kube::Result<()> {
+    let api: Api<EndpointSlice> = context.api(namespace);
+    let mut unused = known;
     let mut missing = Vec::new();
-    for wanted in desired(service, backends) {
+    for wanted in desired {
         match take_match(&mut unused, &wanted) {
             Some(slice) if same(&slice, &wanted) => {}
             Some(slice) => {
@@ -98,8 +115,8 @@ fn same(a: &EndpointSlice, b: &EndpointSlice) -> bool {
     a.ports == b.ports
         && a.endpoints.as_ref().unwrap_or(&empty) == b.endpoints.as_ref().unwrap_or(&empty)
         && a.metadata.labels == b.metadata.labels
-        && a.metadata.annotations.as_ref().is_none_or(BTreeMap::is_empty)
-            == b.metadata.annotations.as_ref().is_none_or(BTreeMap::is_empty)
+        && a.metadata.annotations.clone().unwrap_or_default()
+            == b.metadata.annotations.clone().unwrap_or_default()
 }
 
 /// The slices that a Service should have. Without any endpoint there is still one empty slice for each family.

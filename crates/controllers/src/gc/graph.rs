@@ -67,6 +67,8 @@ pub struct Graph {
     dependents: HashMap<Uid, HashSet<Uid>>,
     absent: HashSet<Uid>,
     absent_order: VecDeque<Uid>,
+    /// Objects by kind and namespace.
+    census: HashMap<(KindId, String), usize>,
 }
 
 impl Graph {
@@ -78,6 +80,12 @@ impl Graph {
     /// Number of objects.
     pub fn len(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// Number of objects of a kind in a namespace.
+    pub fn count(&self, kind: KindId, namespace: &str) -> usize {
+        let key = (kind, namespace.to_owned());
+        self.census.get(&key).copied().unwrap_or(0)
     }
 
     /// The objects that refer to an owner.
@@ -152,7 +160,10 @@ impl Graph {
         } else if owners_changed && !node.owners.is_empty() {
             work.push(Work::Check(uid.clone()));
         }
-        self.nodes.insert(uid, node);
+        let place = (node.kind, node.namespace.clone());
+        if self.nodes.insert(uid, node).is_none() {
+            *self.census.entry(place).or_default() += 1;
+        }
         work
     }
 
@@ -162,6 +173,13 @@ impl Graph {
             return Vec::new();
         };
         self.note_absent(uid);
+        let place = (node.kind, node.namespace.clone());
+        if let Some(count) = self.census.get_mut(&place) {
+            *count -= 1;
+            if *count == 0 {
+                self.census.remove(&place);
+            }
+        }
         let mut work = Vec::new();
         for owner in &node.owners {
             self.unlink(uid, &owner.uid);
@@ -223,6 +241,10 @@ mod tests {
         assert_eq!(graph.upsert(0, &meta("d", &["o"], &[], false)), []);
         assert_eq!(graph.remove("o"), [Work::Check("d".into())]);
         assert!(graph.is_absent("o"));
+        assert_eq!(
+            (graph.count(0, "n"), graph.count(1, "n"), graph.count(0, "m")),
+            (1, 0, 0)
+        );
     }
 
     #[test]

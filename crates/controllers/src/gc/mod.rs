@@ -31,7 +31,12 @@ pub struct Shared {
     queue: Queue<Work>,
     /// Kinds may have come or gone.
     kinds_changed: Notify,
+    /// Told in which namespace objects came or went.
+    census: Mutex<Vec<CensusListener>>,
 }
+
+/// Who wants to know when the number of objects in a namespace changes.
+type CensusListener = Box<dyn Fn(&str) + Send + Sync>;
 
 /// All kinds ever seen; an index stays valid.
 #[derive(Default)]
@@ -73,6 +78,7 @@ impl Controller {
             kinds: Mutex::default(),
             queue: Queue::new(),
             kinds_changed: Notify::new(),
+            census: Mutex::default(),
         });
         let cached = vec![
             follow(&shared, &context.pods, true),
@@ -83,6 +89,10 @@ impl Controller {
             follow(&shared, &context.stateful_sets, true),
             follow(&shared, &context.daemon_sets, true),
             follow(&shared, &context.jobs, true),
+            follow(&shared, &context.cron_jobs, true),
+            follow(&shared, &context.replication_controllers, true),
+            follow(&shared, &context.quotas, true),
+            follow(&shared, &context.autoscalers, true),
             follow(&shared, &context.revisions, true),
             follow(&shared, &context.services, true),
             follow(&shared, &context.slices, true),
@@ -97,6 +107,11 @@ impl Controller {
             follow(&shared, &context.budgets, true),
         ];
         Self { shared, cached }
+    }
+
+    /// The numbers of objects of all kinds, which the graph knows anyway.
+    pub fn census(&self) -> Census {
+        Census(self.shared.clone())
     }
 
     /// Works until dropped.
@@ -139,21 +154,65 @@ fn follow<K: crate::context::Object>(shared: &Arc<Shared>, cache: &Informer<K>, 
     let weak = Arc::downgrade(shared);
     cache.on_change(move |change| {
         let Some(shared) = weak.upgrade() else { return };
-        let work = match change {
-            Change::Added(object) | Change::Updated(_, object) => {
-                shared.graph.lock().upsert(id, object.meta())
-            }
-            Change::Deleted(object) => shared
-                .graph
-                .lock()
-                .remove(object.meta().uid.as_deref().unwrap_or_default()),
-        };
-        shared.enqueue(work);
+        match change {
+            Change::Added(object) | Change::Updated(_, object) => shared.upsert(id, object.meta()),
+            Change::Deleted(object) => shared.remove(object.meta().uid.as_deref().unwrap_or_default()),
+        }
     });
     id
 }
 
+/// How many objects of which kind there are.
+#[derive(Clone)]
+pub struct Census(Arc<Shared>);
+
+impl Census {
+    /// Number of objects in a namespace; `None` when there is no such kind, or it is not followed.
+    pub fn count(&self, group: &str, plural: &str, namespace: &str) -> Option<usize> {
+        let id = (group.to_owned(), plural.to_owned());
+        let kind = *self.0.kinds.lock().index.get(&id)?;
+        Some(self.0.graph.lock().count(kind, namespace))
+    }
+
+    /// Calls `listener` with the namespace whenever an object comes or goes; it must be quick.
+    pub fn on_change(&self, listener: impl Fn(&str) + Send + Sync + 'static) {
+        self.0.census.lock().push(Box::new(listener));
+    }
+}
+
 impl Shared {
+    /// Brings an object into the graph.
+    fn upsert(&self, kind: KindId, meta: &kube::core::ObjectMeta) {
+        let (work, grew) = {
+            let mut graph = self.graph.lock();
+            let before = graph.len();
+            (graph.upsert(kind, meta), graph.len() > before)
+        };
+        if grew {
+            self.tell_census(meta.namespace.as_deref().unwrap_or_default());
+        }
+        self.enqueue(work);
+    }
+
+    /// Takes an object out of the graph.
+    fn remove(&self, uid: &str) {
+        let (work, namespace) = {
+            let mut graph = self.graph.lock();
+            let namespace = graph.node(uid).map(|node| node.namespace.clone());
+            (graph.remove(uid), namespace)
+        };
+        if let Some(namespace) = namespace {
+            self.tell_census(&namespace);
+        }
+        self.enqueue(work);
+    }
+
+    fn tell_census(&self, namespace: &str) {
+        for listener in self.census.lock().iter() {
+            listener(namespace);
+        }
+    }
+
     fn enqueue(&self, work: Vec<Work>) {
         for item in work {
             self.queue.add(item);

@@ -7,7 +7,6 @@ use futures::StreamExt;
 use kube::discovery::verbs;
 use kube::runtime::watcher::{self, Event};
 use std::collections::{HashMap, HashSet};
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
@@ -108,7 +107,8 @@ async fn watch(shared: Arc<Shared>, kind: Kind, id: KindId, listed: mpsc::Unboun
     let defines_kinds =
         kind.resource.group == "apiextensions.k8s.io" || kind.resource.plural == "apiservices";
     let api = kind.api(&shared.context.client, None);
-    let mut events = pin!(watcher::watcher(api, watcher::Config::default()));
+    let stream = || Box::pin(watcher::watcher(api.clone(), watcher::Config::default()));
+    let mut events = stream();
     let mut seen: HashSet<String> = HashSet::new();
     let mut pause = WATCH_RETRY_FIRST;
     while let Some(event) = events.next().await {
@@ -118,6 +118,9 @@ async fn watch(shared: Arc<Shared>, kind: Kind, id: KindId, listed: mpsc::Unboun
                 tracing::debug!(kind = kind.resource.plural, %error, "watch interrupted");
                 sleep(pause).await;
                 pause = (pause * 2).min(WATCH_RETRY_MAX);
+                if client::informer::expired(&error) {
+                    events = stream();
+                }
                 continue;
             }
         };
@@ -143,33 +146,22 @@ fn apply(
         Event::Init => seen.clear(),
         Event::InitApply(object) => {
             seen.extend(object.metadata.uid.clone());
-            let work = shared.graph.lock().upsert(id, &object.metadata);
-            shared.enqueue(work);
+            shared.upsert(id, &object.metadata);
         }
         Event::InitDone => {
-            let mut graph = shared.graph.lock();
-            let gone: Vec<String> = graph
-                .of_kind(id)
-                .into_iter()
-                .filter(|uid| !seen.contains(uid))
-                .collect();
-            let work: Vec<_> = gone.iter().flat_map(|uid| graph.remove(uid)).collect();
-            drop(graph);
+            let known = shared.graph.lock().of_kind(id);
+            for uid in known.iter().filter(|uid| !seen.contains(*uid)) {
+                shared.remove(uid);
+            }
             seen.clear();
-            shared.enqueue(work);
             // The receiver outlives all monitors.
             let _ = listed.send(id);
         }
         Event::Apply(object) => {
-            let work = shared.graph.lock().upsert(id, &object.metadata);
-            shared.enqueue(work);
+            shared.upsert(id, &object.metadata);
         }
         Event::Delete(object) => {
-            let work = shared
-                .graph
-                .lock()
-                .remove(object.metadata.uid.as_deref().unwrap_or_default());
-            shared.enqueue(work);
+            shared.remove(object.metadata.uid.as_deref().unwrap_or_default());
         }
     }
 }

@@ -69,7 +69,8 @@ impl Controller {
     }
 }
 
-fn has_condition(job: &Job, kind: &str) -> bool {
+/// Whether the Job has a condition that is true.
+pub fn has_condition(job: &Job, kind: &str) -> bool {
     let conditions = job
         .status
         .iter()
@@ -79,7 +80,8 @@ fn has_condition(job: &Job, kind: &str) -> bool {
         .any(|condition| condition.type_ == kind && condition.status == "True")
 }
 
-fn finished(job: &Job) -> bool {
+/// Whether the Job has come to its end.
+pub fn finished(job: &Job) -> bool {
     has_condition(job, "Complete") || has_condition(job, "Failed")
 }
 

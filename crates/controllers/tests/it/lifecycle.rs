@@ -53,7 +53,25 @@ async fn garbage_is_collected_as_asked() -> Result<()> {
     // An owner that never existed.
     let reference = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "never", "uid": "no-such-uid"}]);
     cluster.create(map("stray", reference)).await?;
-    gone("stray").await
+    gone("stray").await?;
+    let connections = connections(cluster.inner.address.port())?;
+    println!("{connections} connections to the API server");
+    // The test's client, scheduler and controllers, each with all its watches; more while one is replaced.
+    assert!(connections <= 6, "{connections} connections");
+    Ok(())
+}
+
+/// Connections of this process's network to a local port (the kernel's table, addresses in hexadecimal).
+fn connections(port: u16) -> Result<usize> {
+    const ESTABLISHED: &str = "01";
+    let table = std::fs::read_to_string("/proc/self/net/tcp")?;
+    let remote = format!(":{port:04X}");
+    let ours = table.lines().skip(1).filter(|line| {
+        let mut fields = line.split_whitespace().skip(2);
+        let to = fields.next().is_some_and(|address| address.ends_with(&remote));
+        to && fields.next() == Some(ESTABLISHED)
+    });
+    Ok(ours.count())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,6 +7,7 @@ mod batch;
 mod cluster;
 mod failover;
 mod lifecycle;
+mod more;
 mod players;
 mod volumes;
 mod workloads;

@@ -27,8 +27,8 @@ use tonic::transport::Channel;
 const LEASE: &str = "csi-hikube-io";
 /// Objects worked on at one time, for each kind of work. Calls mostly wait for stores.
 const CONCURRENCY: usize = 8;
-/// Longest wait for one call to the driver.
-const CALL_TIMEOUT: Duration = Duration::from_secs(90);
+/// Longest wait for one call to the driver; shorter than what a work queue allows, so that the reason is told.
+const CALL_TIMEOUT: Duration = Duration::from_secs(50);
 /// Annotation of a volume: who made it.
 const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 

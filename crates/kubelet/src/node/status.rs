@@ -2,6 +2,7 @@
 
 use super::facts::{self, Capacity};
 use crate::context::Context;
+use crate::eviction::{LEAST_DISK, LEAST_MEMORY};
 use crate::sync::lock;
 use client::Informer;
 use k8s_openapi::api::core::v1::{
@@ -36,10 +37,6 @@ const RETRY_MAX: Duration = Duration::from_secs(3);
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Most images that are listed, as upstream.
 const MAX_IMAGES: usize = 50;
-/// With less left, the node says that it has disk pressure. Pods are not evicted, so it is a last warning.
-const DISK_PRESSURE_BYTES: u64 = 256 << 20;
-/// With less left of the pods' memory, the node says that it has memory pressure.
-const MEMORY_PRESSURE_BYTES: u64 = 100 << 20;
 
 /// What other parts contribute to the status.
 pub struct NodeStatus {
@@ -359,10 +356,10 @@ impl Writer {
 
     async fn conditions(&self, old: &[NodeCondition]) -> Vec<NodeCondition> {
         let disk = facts::filesystem(&self.context.config.root_dir);
-        let disk_pressure = disk.is_some_and(|f| f.available < DISK_PRESSURE_BYTES);
+        let disk_pressure = disk.is_some_and(|f| f.available < LEAST_DISK);
         let capacity = u64::try_from(self.capacity.amounts.memory_bytes).unwrap_or(u64::MAX);
-        let used = self.context.cgroups.memory_usage().unwrap_or(0);
-        let memory_pressure = capacity.saturating_sub(used) < MEMORY_PRESSURE_BYTES;
+        let used = self.context.cgroups.memory_working_set().unwrap_or(0);
+        let memory_pressure = capacity.saturating_sub(used) < LEAST_MEMORY;
         let ready = self.ready().await;
         let (is_ready, reason, message) = match ready {
             Ok(()) => (true, "KubeletReady", "kubelet is posting ready status".to_owned()),

@@ -1,11 +1,12 @@
 //! Gets the image of a container: what the runtime holds, or from a registry if there is one.
 
 use super::containers::Waiting;
+use super::credentials;
 use crate::backoff::Backoff;
 use crate::context::Context;
 use crate::sync::lock;
-use k8s_openapi::api::core::v1::{Container, ObjectReference};
-use protos::cri::Image;
+use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod};
+use protos::cri::{AuthConfig, Image};
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
@@ -55,7 +56,7 @@ fn policy(container: &Container, image: &str) -> String {
 pub async fn ensure(
     context: &Context,
     pulls: &Pulls,
-    pod: &ObjectReference,
+    (owner, pod): (&Pod, &ObjectReference),
     container: &Container,
 ) -> Result<Image, Missing> {
     let name = container.image.clone().unwrap_or_default();
@@ -99,14 +100,36 @@ pub async fn ensure(
         let message = format!("Back-off pulling image {name:?}: ErrImagePull: {why}");
         return Err(missing("ImagePullBackOff", message, left.min(LOOK)));
     }
-    pull(context, pulls, pod, &name).await
+    let credentials = credentials::for_image(context, owner, &name).await;
+    pull(context, pulls, pod, &name, credentials).await
 }
 
-async fn pull(context: &Context, pulls: &Pulls, pod: &ObjectReference, name: &str) -> Result<Image, Missing> {
+/// Asks the registry, with one set of credentials after the other, and at last without.
+async fn fetch(
+    context: &Context,
+    name: &str,
+    credentials: Vec<AuthConfig>,
+) -> Result<String, crate::runtime::Error> {
+    for login in credentials {
+        match context.runtime.pull_image(name, Some(login)).await {
+            Ok(pulled) => return Ok(pulled),
+            Err(error) => tracing::debug!(image = name, %error, "not pulled with these credentials"),
+        }
+    }
+    context.runtime.pull_image(name, None).await
+}
+
+async fn pull(
+    context: &Context,
+    pulls: &Pulls,
+    pod: &ObjectReference,
+    name: &str,
+    credentials: Vec<AuthConfig>,
+) -> Result<Image, Missing> {
     let event = |kind, reason: &str, message: String| context.recorder.event(pod, kind, reason, message);
     event("Normal", "Pulling", format!("Pulling image {name:?}"));
     let started = std::time::Instant::now();
-    let pulled = match context.runtime.pull_image(name, None).await {
+    let pulled = match fetch(context, name, credentials).await {
         Ok(_) => context.runtime.image(name).await.map_err(|e| e.to_string()),
         Err(error) => Err(error.status.message().to_owned()),
     };

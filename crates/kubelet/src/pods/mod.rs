@@ -5,6 +5,7 @@
 
 pub mod build;
 pub mod containers;
+mod credentials;
 pub mod env;
 mod execute;
 pub mod expand;
@@ -17,7 +18,8 @@ pub mod manager;
 mod messages;
 pub mod network;
 pub mod plan;
-mod report;
+mod repair;
+pub mod report;
 pub mod resources;
 mod security;
 pub mod spec;

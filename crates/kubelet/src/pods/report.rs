@@ -88,6 +88,25 @@ struct Writer {
     updates: watch::Receiver<Update>,
 }
 
+/// Writes into the status of a pod that the kubelet ends that it is not the pod's own failure, for whoever counts
+/// those. Best effort, once.
+pub async fn note_disruption(client: &kube::Client, pod: &Pod, message: &str) {
+    let meta = &pod.metadata;
+    let api: Api<Pod> = Api::namespaced(client.clone(), meta.namespace.as_deref().unwrap_or_default());
+    let now = k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
+    let condition = json!({
+        "type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet", "message": message,
+        "lastTransitionTime": now.to_string(),
+    });
+    let patch = json!({"metadata": {"uid": meta.uid}, "status": {"conditions": [condition]}});
+    let name = meta.name.as_deref().unwrap_or_default();
+    let (params, patch) = (PatchParams::default(), Patch::Strategic(patch));
+    let written = api.patch_status(name, &params, &patch);
+    if let Ok(Err(error)) = tokio::time::timeout(TIMEOUT, written).await {
+        tracing::debug!(pod = name, %error, "disruption not noted");
+    }
+}
+
 enum Outcome {
     Written,
     Again,

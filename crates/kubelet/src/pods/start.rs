@@ -83,7 +83,7 @@ impl Starter<'_> {
         let reference = object_reference(self.pod, kind, &container.name);
         let last = self.observed.newest(&container.name);
         self.wait_for_backoff(container, last.map(AsRef::as_ref), &reference, backoff)?;
-        let image = images::ensure(self.context, self.pulls, &reference, container).await?;
+        let image = images::ensure(self.context, self.pulls, (self.pod, &reference), container).await?;
         let restart_count = self.restart_count(kind, &container.name, last.map(AsRef::as_ref));
         let id = self.create(container, &image, restart_count, &reference).await?;
         if let Err(error) = self.context.runtime.start_container(&id).await {

@@ -4,6 +4,7 @@
 use super::kill::{Killer, ORPHAN_GRACE_SECS};
 use super::spec;
 use super::worker::{Update, Worker};
+use crate::eviction;
 use crate::runtime::RuntimePod;
 use crate::volumes;
 use std::time::Duration;
@@ -62,7 +63,15 @@ async fn stop(worker: &mut Worker) -> RuntimePod {
     let mut pause = RETRY_FIRST;
     loop {
         let update = updates.borrow_and_update().clone();
-        let allowed = grace(&update);
+        let evicted = worker
+            .verdict
+            .as_ref()
+            .is_some_and(|v| v.reason == eviction::EVICTED);
+        let allowed = if evicted {
+            grace(&update).min(eviction::GRACE_SECS)
+        } else {
+            grace(&update)
+        };
         let spent = i64::try_from(started.elapsed().as_secs()).unwrap_or(allowed);
         let observed = match worker.cache.observe(&context.runtime, &worker.id.uid).await {
             Ok(observed) => observed,

@@ -76,6 +76,8 @@ pub struct Worker {
     pub(super) pulls: Pulls,
     pub(super) volumes_since: Option<tokio::time::Instant>,
     pub(super) volumes_pause: Duration,
+    /// When its containers were last ended because of a volume.
+    pub(super) repaired: Option<tokio::time::Instant>,
 }
 
 impl Worker {
@@ -100,6 +102,7 @@ impl Worker {
             pulls: Pulls::default(),
             volumes_since: None,
             volumes_pause: VOLUME_RETRY_FIRST,
+            repaired: None,
         }
     }
 
@@ -135,11 +138,15 @@ impl Worker {
     /// Looks at the pod once and does what is to be done.
     async fn sync(&mut self, pod: &Arc<Pod>) -> Next {
         let context = self.context.clone();
+        if let Some(verdict) = context.evictions.take(&self.id.uid) {
+            self.verdict = Some(verdict);
+            return Next::Finished;
+        }
         let spec = spec::spec(pod);
         let mut keys = volumes::references(pod);
         keys.extend(env::references(&spec, &self.id.namespace));
         context.objects.refer(&self.id.uid, &keys, &self.wake);
-        let observed = match self.cache.observe(&context.runtime, &self.id.uid).await {
+        let observed = match self.look(pod, &spec).await {
             Ok(observed) => observed,
             Err(error) => {
                 tracing::debug!(pod = %self.id, %error, "the runtime does not answer");
@@ -172,6 +179,16 @@ impl Worker {
         let refresh = refresh.map(|at| at.duration_since(SystemTime::now()).unwrap_or(VOLUME_RETRY_MAX));
         let soonest = [pause, deadline, refresh].into_iter().flatten().min();
         Next::Wait(soonest.unwrap_or(RESYNC))
+    }
+
+    /// What the runtime has of the pod, once nothing runs on a volume that is gone.
+    async fn look(&mut self, pod: &Arc<Pod>, spec: &PodSpec) -> Result<RuntimePod, crate::runtime::Error> {
+        let context = self.context.clone();
+        let observed = self.cache.observe(&context.runtime, &self.id.uid).await?;
+        if self.leave_broken_volumes(pod, spec, &observed).await? {
+            return self.cache.observe(&context.runtime, &self.id.uid).await;
+        }
+        Ok(observed)
     }
 
     /// What is left of `activeDeadlineSeconds`.

@@ -50,6 +50,13 @@ impl Relist {
         lock(&self.listeners).remove(uid);
     }
 
+    /// Wakes the pod's listener for a reason that the runtime does not know.
+    pub fn wake(&self, uid: &str) {
+        if let Some(listener) = lock(&self.listeners).get(uid) {
+            listener.notify_one();
+        }
+    }
+
     /// Whether the last list succeeded.
     pub fn health(&self) -> watch::Receiver<bool> {
         self.healthy.subscribe()

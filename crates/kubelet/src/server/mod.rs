@@ -3,6 +3,7 @@
 
 mod logs;
 mod query;
+mod resource_metrics;
 mod stats;
 mod stream;
 
@@ -152,6 +153,7 @@ async fn route(context: &Arc<Context>, pods: &Informer<Pod>, request: Request<In
     match parts.as_slice() {
         ["healthz"] if get => text(StatusCode::OK, "ok"),
         ["metrics"] if get => stats::metrics(context, pods).await,
+        ["metrics", "resource"] if get => resource_metrics::serve(context).await,
         ["stats", "summary"] if get => stats::summary(context).await,
         ["pods"] | ["pods", ""] if get => {
             let items: Vec<_> = pods.list();

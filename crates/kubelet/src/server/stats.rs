@@ -48,7 +48,8 @@ pub async fn summary(context: &Context) -> Answer {
     let disk = node::filesystem(&context.paths.root);
     let node = value!({
         "nodeName": context.config.node_name,
-        "memory": {"time": Timestamp::now().to_string(), "workingSetBytes": context.cgroups.memory_usage()},
+        "cpu": {"time": Timestamp::now().to_string(), "usageCoreNanoSeconds": context.cgroups.cpu_usage_ns()},
+        "memory": {"time": Timestamp::now().to_string(), "workingSetBytes": context.cgroups.memory_working_set()},
         "fs": disk.map(|f| value!({"capacityBytes": f.total, "availableBytes": f.available,
             "inodes": f.inodes.0, "inodesFree": f.inodes.1})),
     });

@@ -5,7 +5,7 @@ use super::{Error, PodView};
 use crate::context::Context;
 use crate::objects::{self, Kind, ObjectKey};
 use crate::pods::fields;
-use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Volume};
+use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, ServiceAccountTokenProjection, Volume};
 use std::collections::HashSet;
 
 const DEFAULT_MODE: i32 = 0o644;
@@ -46,77 +46,57 @@ pub fn is_projection(volume: &Volume) -> Option<bool> {
     (volume.secret.is_some() || volume.projected.is_some()).then_some(true)
 }
 
+/// One source of files.
+enum Source<'a> {
+    Object(ObjectKey, Option<&'a [KeyToPath]>, bool),
+    Downward(&'a [DownwardAPIVolumeFile]),
+    Token(&'a ServiceAccountTokenProjection),
+}
+
+/// The sources of a volume, and the permissions of its files.
+fn sources<'a>(pod: &PodView<'_>, volume: &'a Volume) -> (i32, Vec<Source<'a>>) {
+    let object = |kind, name: &str, items: &'a Option<Vec<KeyToPath>>, optional: Option<bool>| {
+        Source::Object(pod.key(kind, name), items.as_deref(), optional == Some(true))
+    };
+    if let Some(s) = &volume.config_map {
+        let source = object(Kind::ConfigMap, &s.name, &s.items, s.optional);
+        return (s.default_mode.unwrap_or(DEFAULT_MODE), vec![source]);
+    }
+    if let Some(s) = &volume.secret {
+        let name = s.secret_name.as_deref().unwrap_or_default();
+        let source = object(Kind::Secret, name, &s.items, s.optional);
+        return (s.default_mode.unwrap_or(DEFAULT_MODE), vec![source]);
+    }
+    if let Some(s) = &volume.downward_api {
+        let source = Source::Downward(s.items.as_deref().unwrap_or_default());
+        return (s.default_mode.unwrap_or(DEFAULT_MODE), vec![source]);
+    }
+    let Some(projected) = &volume.projected else {
+        return (DEFAULT_MODE, Vec::new());
+    };
+    let mut sources = Vec::new();
+    for source in projected.sources.iter().flatten() {
+        let (map, secret) = (source.config_map.as_ref(), source.secret.as_ref());
+        sources.extend(map.map(|s| object(Kind::ConfigMap, &s.name, &s.items, s.optional)));
+        sources.extend(secret.map(|s| object(Kind::Secret, &s.name, &s.items, s.optional)));
+        let downward = source.downward_api.as_ref();
+        sources.extend(downward.map(|s| Source::Downward(s.items.as_deref().unwrap_or_default())));
+        sources.extend(source.service_account_token.as_ref().map(Source::Token));
+    }
+    (projected.default_mode.unwrap_or(DEFAULT_MODE), sources)
+}
+
 /// The files of a volume.
 pub async fn payload(context: &Context, pod: &PodView<'_>, volume: &Volume) -> Result<Payload, Error> {
     let mut payload = Payload::new();
-    if let Some(source) = &volume.config_map {
-        let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-        let key = pod.key(Kind::ConfigMap, &source.name);
-        object(
-            context,
-            key,
-            source.items.as_deref(),
-            source.optional,
-            mode,
-            &mut payload,
-        )
-        .await?;
-    }
-    if let Some(source) = &volume.secret {
-        let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-        let key = pod.key(Kind::Secret, source.secret_name.as_deref().unwrap_or_default());
-        object(
-            context,
-            key,
-            source.items.as_deref(),
-            source.optional,
-            mode,
-            &mut payload,
-        )
-        .await?;
-    }
-    if let Some(source) = &volume.downward_api {
-        let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-        downward(
-            context,
-            pod,
-            source.items.as_deref().unwrap_or_default(),
-            mode,
-            &mut payload,
-        )?;
-    }
-    if let Some(projected) = &volume.projected {
-        let mode = projected.default_mode.unwrap_or(DEFAULT_MODE);
-        for source in projected.sources.iter().flatten() {
-            if let Some(source) = &source.config_map {
-                let key = pod.key(Kind::ConfigMap, &source.name);
-                object(
-                    context,
-                    key,
-                    source.items.as_deref(),
-                    source.optional,
-                    mode,
-                    &mut payload,
-                )
-                .await?;
+    let (mode, sources) = sources(pod, volume);
+    for source in sources {
+        match source {
+            Source::Object(key, items, optional) => {
+                object(context, key, items, optional, mode, &mut payload).await?;
             }
-            if let Some(source) = &source.secret {
-                let key = pod.key(Kind::Secret, &source.name);
-                object(
-                    context,
-                    key,
-                    source.items.as_deref(),
-                    source.optional,
-                    mode,
-                    &mut payload,
-                )
-                .await?;
-            }
-            if let Some(source) = &source.downward_api {
-                let items = source.items.as_deref().unwrap_or_default();
-                downward(context, pod, items, mode, &mut payload)?;
-            }
-            if let Some(source) = &source.service_account_token {
+            Source::Downward(items) => downward(context, pod, items, mode, &mut payload)?,
+            Source::Token(source) => {
                 let token = super::tokens::token(context, pod, source).await?;
                 let owner = token_owner(pod);
                 let restricted = owner.is_some() || pod.fs_group().is_some();
@@ -163,11 +143,10 @@ async fn object(
     context: &Context,
     key: ObjectKey,
     items: Option<&[KeyToPath]>,
-    optional: Option<bool>,
+    optional: bool,
     mode: i32,
     payload: &mut Payload,
 ) -> Result<(), Error> {
-    let optional = optional == Some(true);
     let data = match context.objects.get(&key).await {
         Ok(data) => data,
         Err(objects::Error::NotFound(_)) if optional => return Ok(()),

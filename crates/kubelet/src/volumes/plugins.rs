@@ -30,6 +30,8 @@ const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
 /// dead one.
 const STAGE_TIMEOUT: Duration = Duration::from_secs(120);
 const UNPUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
+/// Deadline of a question about a volume; a driver bounds how long it waits for a file system.
+const STATS_TIMEOUT: Duration = Duration::from_secs(15);
 /// Events are only a reason to look; more than fit say nothing new.
 const EVENT_BYTES: usize = 4096;
 
@@ -42,6 +44,10 @@ pub struct Driver {
     pub stages: bool,
     /// It tells apart several writers on one node from a single one.
     pub multi_writer: bool,
+    /// It says whether volumes are well.
+    pub tells_condition: bool,
+    /// It has a part in growing volumes.
+    pub expands: bool,
     info: csi::NodeGetInfoResponse,
 }
 
@@ -135,9 +141,53 @@ impl Driver {
         .await
         .map(drop)
     }
+
+    /// `NodeExpandVolume`.
+    pub async fn expand(&self, request: csi::NodeExpandVolumeRequest) -> Result<(), Error> {
+        let mut node = self.node.clone();
+        call(
+            "NodeExpandVolume",
+            STAGE_TIMEOUT,
+            node.node_expand_volume(request),
+        )
+        .await
+        .map(drop)
+    }
+
+    /// `NodeGetVolumeStats`: use and condition of a published volume; `None` when it is not there.
+    pub async fn stats(
+        &self,
+        volume: &str,
+        path: &Path,
+    ) -> Result<Option<csi::NodeGetVolumeStatsResponse>, Error> {
+        let mut node = self.node.clone();
+        let request = csi::NodeGetVolumeStatsRequest {
+            volume_id: volume.into(),
+            volume_path: path.to_string_lossy().into(),
+            ..csi::NodeGetVolumeStatsRequest::default()
+        };
+        let asked = async {
+            match node.node_get_volume_stats(request).await {
+                Err(status) if status.code() == tonic::Code::NotFound => Ok(tonic::Response::new(None)),
+                answer => answer.map(|response| response.map(Some)),
+            }
+        };
+        call("NodeGetVolumeStats", STATS_TIMEOUT, asked).await
+    }
+
+    /// The condition of a published volume; `None` when it is not there.
+    pub async fn condition(&self, volume: &str, path: &Path) -> Result<Option<csi::VolumeCondition>, Error> {
+        let stats = self.stats(volume, path).await?;
+        Ok(stats.and_then(|s| s.volume_condition))
+    }
 }
 
 impl Plugins {
+    /// Counts how often drivers came or went.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
     /// A driver by its name.
     pub fn driver(&self, name: &str) -> Result<Driver, Error> {
         let drivers = lock(&self.drivers);
@@ -292,6 +342,8 @@ async fn driver(name: String, socket: &Path) -> Result<Driver, Error> {
     Ok(Driver {
         stages: has(rpc::Type::StageUnstageVolume),
         multi_writer: has(rpc::Type::SingleNodeMultiWriter),
+        tells_condition: has(rpc::Type::VolumeCondition) && has(rpc::Type::GetVolumeStats),
+        expands: has(rpc::Type::ExpandVolume),
         name,
         node,
         info,

@@ -5,6 +5,7 @@ use protos::csi::*;
 use protos::registration::registration_server::{Registration, RegistrationServer};
 use protos::registration::*;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -18,6 +19,10 @@ pub struct Driver {
     volumes: PathBuf,
     socket: PathBuf,
     pub calls: Arc<Mutex<Vec<String>>>,
+    /// The device of every volume is gone until it is staged again.
+    broken: Arc<AtomicBool>,
+    /// A volume cannot grow while it is mounted.
+    rigid: Arc<AtomicBool>,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -28,6 +33,16 @@ impl Driver {
             .lock()
             .expect("not poisoned")
             .push(format!("{call} {volume}"));
+    }
+
+    /// As if the engine had ended under all mounts.
+    pub fn break_devices(&self) {
+        self.broken.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether volumes refuse to grow while they are mounted.
+    pub fn set_rigid(&self, rigid: bool) {
+        self.rigid.store(rigid, Ordering::SeqCst);
     }
 
     /// How often a call was made.
@@ -52,10 +67,6 @@ impl Driver {
         let _ = rustix::mount::unmount(target, rustix::mount::UnmountFlags::DETACH);
         let _ = std::fs::remove_dir(target);
     }
-}
-
-fn unused<T>() -> Answer<T> {
-    Err(Status::unimplemented("not needed"))
 }
 
 #[tonic::async_trait]
@@ -85,6 +96,7 @@ impl Node for Driver {
     ) -> Answer<NodeStageVolumeResponse> {
         let request = request.into_inner();
         self.note("stage", &request.volume_id);
+        self.broken.store(false, Ordering::SeqCst);
         let source = self.volumes.join(&request.volume_id);
         std::fs::create_dir_all(&source)?;
         Self::bind(&source, &request.staging_target_path)?;
@@ -121,26 +133,45 @@ impl Node for Driver {
         &self,
         _: Request<NodeGetVolumeStatsRequest>,
     ) -> Answer<NodeGetVolumeStatsResponse> {
-        unused()
+        let abnormal = self.broken.load(Ordering::SeqCst);
+        Ok(Response::new(NodeGetVolumeStatsResponse {
+            usage: Vec::new(),
+            volume_condition: Some(VolumeCondition {
+                abnormal,
+                message: if abnormal { "the device is gone" } else { "well" }.into(),
+            }),
+        }))
     }
     async fn node_expand_volume(
         &self,
-        _: Request<NodeExpandVolumeRequest>,
+        request: Request<NodeExpandVolumeRequest>,
     ) -> Answer<NodeExpandVolumeResponse> {
-        unused()
+        let request = request.into_inner();
+        if self.rigid.load(Ordering::SeqCst) {
+            return Err(Status::failed_precondition("cannot grow while it is mounted"));
+        }
+        self.note("expand", &request.volume_id);
+        let wanted = request.capacity_range.map_or(0, |range| range.required_bytes);
+        Ok(Response::new(NodeExpandVolumeResponse {
+            capacity_bytes: wanted,
+        }))
     }
     async fn node_get_capabilities(
         &self,
         _: Request<NodeGetCapabilitiesRequest>,
     ) -> Answer<NodeGetCapabilitiesResponse> {
         use node_service_capability::{Rpc, Type, rpc};
-        let stages = NodeServiceCapability {
-            r#type: Some(Type::Rpc(Rpc {
-                r#type: rpc::Type::StageUnstageVolume as i32,
-            })),
-        };
+        let kinds = [
+            rpc::Type::StageUnstageVolume,
+            rpc::Type::GetVolumeStats,
+            rpc::Type::VolumeCondition,
+            rpc::Type::ExpandVolume,
+        ];
+        let capabilities = kinds.map(|kind| NodeServiceCapability {
+            r#type: Some(Type::Rpc(Rpc { r#type: kind as i32 })),
+        });
         Ok(Response::new(NodeGetCapabilitiesResponse {
-            capabilities: vec![stages],
+            capabilities: capabilities.into(),
         }))
     }
     async fn node_get_info(&self, _: Request<NodeGetInfoRequest>) -> Answer<NodeGetInfoResponse> {
@@ -163,6 +194,8 @@ pub fn serve(root: &Path, volumes: &Path) -> std::io::Result<Driver> {
         volumes: volumes.to_owned(),
         socket: plugins.join("csi.sock"),
         calls: Arc::default(),
+        broken: Arc::default(),
+        rigid: Arc::default(),
     };
     let listener = UnixListener::bind(&driver.socket)?;
     let server = tonic::transport::Server::builder()

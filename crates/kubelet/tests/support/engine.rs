@@ -4,8 +4,10 @@ use protos::engine::engine_server::{Engine, EngineServer};
 use protos::engine::*;
 use std::path::Path;
 use std::pin::Pin;
+use std::time::Duration;
 use tokio::net::UnixListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
 use tonic::{Request, Response, Status};
@@ -54,17 +56,40 @@ impl Engine for Fake {
     }
 }
 
-/// Serves at `socket`; what is sent is what the engine says from then on.
-pub fn serve(socket: &Path) -> std::io::Result<watch::Sender<QuorumState>> {
+/// The fake engine; what is sent to `quorum` is what it says from then on.
+pub struct FakeEngine {
+    pub quorum: watch::Sender<QuorumState>,
+    stop: oneshot::Sender<()>,
+    server: JoinHandle<Result<(), tonic::transport::Error>>,
+}
+
+impl FakeEngine {
+    /// Ends it, with all its connections.
+    pub async fn kill(self) {
+        drop(self.quorum);
+        let _ = self.stop.send(());
+        let _ = tokio::time::timeout(Duration::from_secs(5), self.server).await;
+    }
+}
+
+/// Serves at `socket`.
+pub fn serve(socket: &Path) -> std::io::Result<FakeEngine> {
     let state = QuorumState {
         majority: true,
         ..QuorumState::default()
     };
-    let (sender, receiver) = watch::channel(state);
+    let (quorum, receiver) = watch::channel(state);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let _ = std::fs::remove_file(socket);
     let listener = UnixListener::bind(socket)?;
     let server = tonic::transport::Server::builder()
         .add_service(EngineServer::new(Fake(receiver)))
-        .serve_with_incoming(UnixListenerStream::new(listener));
-    tokio::spawn(server);
-    Ok(sender)
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move {
+            let _ = stopped.await;
+        });
+    Ok(FakeEngine {
+        quorum,
+        stop,
+        server: tokio::spawn(server),
+    })
 }

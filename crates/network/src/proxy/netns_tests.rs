@@ -267,6 +267,7 @@ fn services_work_in_real_namespaces() {
     refusals();
     affinity(&table);
     dns();
+    stray_segments();
     // A table that was changed bit by bit is the same as one that was written at once.
     let fewer: Vec<ServicePort> = services().into_iter().step_by(2).collect();
     let half = ruleset(&fewer, &place());
@@ -403,6 +404,58 @@ fn dns() {
     assert_eq!(connect(POD1, "10.96.0.10:53").unwrap().1, "10.128.1.2");
     assert_eq!(connect(NODE, "10.96.0.10:53").unwrap().0, "dns");
     assert_eq!(connect(OUT, "10.96.0.10:53"), Err(ErrorKind::TimedOut));
+}
+
+/// A TCP segment without content, from the first pod's address.
+fn segment(source_port: u16, flags: u8) -> Vec<u8> {
+    let mut segment = vec![0; 20];
+    segment[0..2].copy_from_slice(&source_port.to_be_bytes());
+    segment[2..4].copy_from_slice(&8080_u16.to_be_bytes());
+    segment[4..8].copy_from_slice(&1_000_u32.to_be_bytes());
+    segment[12] = 5 << 4;
+    segment[13] = flags;
+    segment[14..16].copy_from_slice(&1_024_u16.to_be_bytes());
+    // The checksum covers addresses, protocol and length, too.
+    let mut covered = vec![10, 128, 1, 2, 10, 128, 2, 2, 0, 6, 0, 20];
+    covered.extend_from_slice(&segment);
+    let sum: u32 = covered
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let folded = u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap();
+    segment[16..18].copy_from_slice(&(!folded).to_be_bytes());
+    segment
+}
+
+/// What belongs to no connection does not pass the node.
+fn stray_segments() {
+    use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto};
+    const SYN: u8 = 2;
+    const RST: u8 = 4;
+    let raw = || {
+        let kind = (AddressFamily::INET, SocketType::RAW, SocketFlags::CLOEXEC);
+        rustix::net::socket_with(kind.0, kind.1, kind.2, Some(ipproto::TCP)).unwrap()
+    };
+    let ear = inside(FAR, raw);
+    let mouth = inside(POD1, raw);
+    let far: SocketAddrV4 = "10.128.2.2:0".parse().unwrap();
+    for (port, flags) in [(4242, RST), (4243, SYN)] {
+        rustix::net::sendto(&mouth, &segment(port, flags), SendFlags::empty(), &far).unwrap();
+    }
+    let limit = Some(Duration::from_secs(2));
+    rustix::net::sockopt::set_socket_timeout(&ear, rustix::net::sockopt::Timeout::Recv, limit).unwrap();
+    let mut buffer = [0; 100];
+    loop {
+        let (length, _) = rustix::net::recv(&ear, &mut buffer, RecvFlags::empty()).unwrap();
+        let header = usize::from(buffer[0] & 15) * 4;
+        assert!(length >= header + 20);
+        match u16::from_be_bytes([buffer[header], buffer[header + 1]]) {
+            4242 => panic!("a reset that belongs to no connection has passed"),
+            4243 => break,
+            _ => {}
+        }
+    }
 }
 
 #[test]

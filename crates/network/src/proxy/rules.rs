@@ -101,6 +101,9 @@ fn base(place: &Place) -> Ruleset {
         format!("ip daddr {service_cidr} ip daddr != {cluster_dns} goto reject-it"),
     ];
     let guard_dns = format!("ip daddr {cluster_dns} iifname != \"lo\" ip saddr != {cluster_cidr} drop");
+    // What belongs to no connection that is known is not translated: an answer out of its window would reach a
+    // client from an address that it never asked, and its reset would end the connection for both sides.
+    let unknown = "ct state invalid drop".to_owned();
     let jump = |to: &str| format!("jump {to}");
     let new = |to: &str| format!("ct state new jump {to}");
     let chains = [
@@ -121,7 +124,7 @@ fn base(place: &Place) -> Ruleset {
             ),
         ),
         ("input", chain(&filter("input"), &[guard_dns, new("refuse")])),
-        ("forward", chain(&filter("forward"), &[new("refuse")])),
+        ("forward", chain(&filter("forward"), &[unknown, new("refuse")])),
         ("output", chain(&filter("output"), &[new("refuse")])),
         ("dispatch", chain("", &services)),
         ("refuse", chain("", &refuse)),

@@ -1,9 +1,13 @@
 //! What the API says about a claim: its volume, the driver's wishes, and whether it is attached.
 
 use crate::context::Context;
-use crate::volumes::{Error, PodView};
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Secret, SecretReference};
+use crate::quantity;
+use crate::volumes::Error;
+use k8s_openapi::api::core::v1::{
+    PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimCondition, Secret, SecretReference,
+};
 use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::Api;
 use protos::csi::{self, volume_capability::access_mode::Mode};
 use sha2::{Digest, Sha256};
@@ -42,6 +46,22 @@ pub struct Claim {
     pub publish_secret: Option<SecretReference>,
     mount_options: Vec<String>,
     access_modes: Vec<String>,
+    /// The volume is larger than the claim says: the node has to follow.
+    pub growth: Option<Growth>,
+}
+
+/// What is known of a claim that the node has to make larger.
+pub struct Growth {
+    /// Namespace of the claim.
+    pub namespace: String,
+    /// UID of the claim.
+    pub claim_uid: Option<String>,
+    /// Size of the volume, as the API writes it.
+    pub size: Quantity,
+    /// The same in bytes.
+    pub bytes: i64,
+    /// Conditions of the claim.
+    pub conditions: Vec<PersistentVolumeClaimCondition>,
 }
 
 /// What the CSIDriver object says.
@@ -54,7 +74,8 @@ pub struct DriverInfo {
     pub fs_group_policy: String,
 }
 
-async fn ask<T>(what: &str, request: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
+/// Asks the API, for a bounded time.
+pub async fn ask<T>(what: &str, request: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
     match tokio::time::timeout(TIMEOUT, request).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error @ kube::Error::Api(_))) => Err(Error::Source(format!("{what}: {error}"))),
@@ -64,12 +85,13 @@ async fn ask<T>(what: &str, request: impl Future<Output = kube::Result<T>>) -> R
 }
 
 /// Finds the volume of a claim.
-pub async fn resolve(context: &Context, pod: &PodView<'_>, name: &str) -> Result<Claim, Error> {
-    let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &pod.id.namespace);
+pub async fn resolve(context: &Context, namespace: &str, name: &str) -> Result<Claim, Error> {
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), namespace);
     let found = ask(&format!("persistentvolumeclaim {name:?}"), claims.get_opt(name)).await?;
     let claim = found.ok_or_else(|| Error::Source(format!("persistentvolumeclaim {name:?} not found")))?;
     let spec = claim.spec.unwrap_or_default();
-    let phase = claim.status.and_then(|s| s.phase).unwrap_or_default();
+    let status = claim.status.unwrap_or_default();
+    let phase = status.phase.clone().unwrap_or_default();
     let Some(volume) = spec.volume_name.filter(|v| !v.is_empty() && phase == "Bound") else {
         return Err(Error::NotYet(format!(
             "persistentvolumeclaim {name:?} is not bound"
@@ -90,7 +112,23 @@ pub async fn resolve(context: &Context, pod: &PodView<'_>, name: &str) -> Result
             "persistentvolume {volume:?}: only CSI volumes are supported"
         ))
     })?;
+    let read_only = source.read_only == Some(true);
+    let size = spec_of_volume.capacity.as_ref().and_then(|c| c.get("storage"));
+    let has = status.capacity.as_ref().and_then(|c| c.get("storage"));
+    let growth = match (size, has) {
+        (Some(size), Some(has)) if !read_only && quantity::value(size) > quantity::value(has) => {
+            Some(Growth {
+                namespace: namespace.into(),
+                claim_uid: claim.metadata.uid,
+                size: size.clone(),
+                bytes: quantity::value(size).unwrap_or(0),
+                conditions: status.conditions.unwrap_or_default(),
+            })
+        }
+        _ => None,
+    };
     Ok(Claim {
+        growth,
         name: name.into(),
         volume,
         driver: source.driver,
@@ -98,7 +136,7 @@ pub async fn resolve(context: &Context, pod: &PodView<'_>, name: &str) -> Result
         attributes: source.volume_attributes.unwrap_or_default().into_iter().collect(),
         fs_type: source.fs_type.unwrap_or_default(),
         block: spec_of_volume.volume_mode.as_deref() == Some("Block"),
-        read_only: source.read_only == Some(true),
+        read_only,
         stage_secret: source.node_stage_secret_ref,
         publish_secret: source.node_publish_secret_ref,
         mount_options: spec_of_volume.mount_options.unwrap_or_default(),

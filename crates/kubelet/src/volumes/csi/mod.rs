@@ -6,10 +6,13 @@
 //! are gone. Staging and publishing are repeated whenever a container is about to start: both are idempotent,
 //! and the device under a mount may have died meanwhile with its engine.
 
+mod care;
 mod claim;
+mod grow;
 mod record;
 mod unmount;
 
+pub use care::{Broken, run as look_after};
 pub use record::{pods_of_driver, uses_driver};
 pub use unmount::{reconcile, staged_names, tear_down};
 
@@ -34,6 +37,8 @@ pub struct Volumes {
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Published by this process: (pod UID, claim).
     published: Mutex<HashMap<(String, String), Mounted>>,
+    /// Found dead: pod UID, claims and what is wrong.
+    broken: Mutex<HashMap<String, Broken>>,
 }
 
 impl Volumes {
@@ -46,6 +51,7 @@ impl Volumes {
     /// The pod's volumes are no longer what they were.
     pub fn forget(&self, uid: &str) {
         lock(&self.published).retain(|key, _| key.0 != uid);
+        lock(&self.broken).remove(uid);
     }
 }
 
@@ -67,7 +73,7 @@ pub async fn ensure(
     if let Some(mounted) = known.clone().filter(|_| !starting) {
         return Ok(mounted);
     }
-    let claim = match (claim::resolve(context, pod, claim).await, known) {
+    let claim = match (claim::resolve(context, &pod.id.namespace, claim).await, known) {
         // An API that is away keeps no container from being restarted on the mount that is there.
         (Err(Error::NotYet(_)), Some(mounted)) if mounts::is_mounted(&mounted.path) => return Ok(mounted),
         (resolved, _) => resolved?,
@@ -134,11 +140,16 @@ pub async fn ensure(
     };
     driver.publish(request).await?;
     own(pod, &claim, &info, &paths.target, read_only).await?;
+    if let Err(error) = grow::grow(context, &claim, &paths.target, &paths.staging).await {
+        // It is as large as it was: no reason not to start.
+        tracing::info!(volume = claim.volume, %error, "volume not grown");
+    }
     let mounted = Mounted {
         path: paths.target,
         read_only,
         block: claim.block,
     };
+    context.volumes.is_whole(&key.0, &key.1);
     lock(&context.volumes.published).insert(key, mounted.clone());
     Ok(mounted)
 }

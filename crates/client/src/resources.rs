@@ -1,6 +1,6 @@
 //! What a pod asks for and what a node has.
 
-use client::quantity;
+use crate::quantity;
 use k8s_openapi::api::core::v1::{Container, Node, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use std::collections::BTreeMap;
@@ -65,15 +65,31 @@ fn requests(resources: Option<&ResourceRequirements>) -> Amounts {
     Amounts::parse(resources.and_then(|resources| resources.requests.as_ref()))
 }
 
+/// What a pod may use at most; what a container does not limit is not in it.
+pub fn limited(pod: &Pod) -> Amounts {
+    let limits = |resources: Option<&ResourceRequirements>| {
+        Amounts::parse(resources.and_then(|resources| resources.limits.as_ref()))
+    };
+    requested_by(
+        pod,
+        |container| limits(container.resources.as_ref()),
+        |own| own.limits.as_ref(),
+    )
+}
+
 /// What a pod asks for: its containers together with its sidecars, or the largest of its init containers
 /// (with the sidecars started before it), whichever is more; then the overhead of its runtime.
 pub fn requested(pod: &Pod) -> Amounts {
-    requested_by(pod, |container| requests(container.resources.as_ref()))
+    requested_by(
+        pod,
+        |container| requests(container.resources.as_ref()),
+        |own| own.requests.as_ref(),
+    )
 }
 
 /// As [`requested`], for scoring: containers that ask for nothing count as using something.
 pub fn assumed(pod: &Pod) -> Amounts {
-    requested_by(pod, |container| {
+    let of = |container: &Container| {
         let mut amounts = requests(container.resources.as_ref());
         if amounts.milli_cpu == 0 {
             amounts.milli_cpu = ASSUMED_MILLI_CPU;
@@ -82,10 +98,16 @@ pub fn assumed(pod: &Pod) -> Amounts {
             amounts.memory = ASSUMED_MEMORY_BYTES;
         }
         amounts
-    })
+    };
+    requested_by(pod, of, |own| own.requests.as_ref())
 }
 
-fn requested_by(pod: &Pod, of: impl Fn(&Container) -> Amounts) -> Amounts {
+/// `of` says what a container counts, `of_pod` which list of the pod as a whole takes the place of their sum.
+fn requested_by(
+    pod: &Pod,
+    of: impl Fn(&Container) -> Amounts,
+    of_pod: impl Fn(&ResourceRequirements) -> Option<&BTreeMap<String, Quantity>>,
+) -> Amounts {
     let Some(spec) = &pod.spec else {
         return Amounts::default();
     };
@@ -108,12 +130,7 @@ fn requested_by(pod: &Pod, of: impl Fn(&Container) -> Amounts) -> Amounts {
         }
     }
     total.raise_to(&peak);
-    // Requests of the pod as a whole take the place of the sum.
-    if let Some(own) = spec
-        .resources
-        .as_ref()
-        .and_then(|resources| resources.requests.as_ref())
-    {
+    if let Some(own) = spec.resources.as_ref().and_then(of_pod) {
         let pod_level = Amounts::parse(Some(own));
         if own.contains_key("cpu") {
             total.milli_cpu = pod_level.milli_cpu;
@@ -162,6 +179,7 @@ mod tests {
         assert_eq!(amounts.milli_cpu, 1010);
         assert_eq!(amounts.memory, 1 << 30);
         assert_eq!(amounts.other["example.com/gpu"], 2);
+        assert_eq!(limited(&pod).memory, 0);
         assert_eq!(
             assumed(&Pod {
                 spec: Some(Default::default()),
