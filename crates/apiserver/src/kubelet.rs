@@ -91,7 +91,9 @@ fn with_query(path: String, query: &str) -> String {
 /// Connects to a pod.
 async fn dial(host: &str, port: u16) -> Result<TcpStream, Status> {
     let failed = |e: &dyn std::fmt::Display| {
-        Status::unavailable(format!("error trying to reach service: dial tcp {host}:{port}: {e}"))
+        Status::unavailable(format!(
+            "error trying to reach service: dial tcp {host}:{port}: {e}"
+        ))
     };
     match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((host, port))).await {
         Ok(Ok(stream)) => Ok(stream),

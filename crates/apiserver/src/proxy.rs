@@ -59,25 +59,31 @@ pub async fn destination(call: &Call, resource: &'static Resource) -> Result<(St
 
 fn pod(pod: &Value, target: &Target<'_>) -> Result<(String, u16), Status> {
     let ip = pod["status"]["podIP"].as_str().filter(|ip| !ip.is_empty());
-    let ip = ip.ok_or_else(|| Status::unavailable(format!("address not allowed: pod {} has none", target.name)))?;
+    let ip =
+        ip.ok_or_else(|| Status::unavailable(format!("address not allowed: pod {} has none", target.name)))?;
     let ports = crate::json::items(&pod["spec"], "containers")
         .iter()
         .flat_map(|c| crate::json::items(c, "ports"));
     let port = if target.port.is_empty() {
-        ports.filter_map(|p| port_number(&p["containerPort"])).next().unwrap_or(80)
+        ports
+            .filter_map(|p| port_number(&p["containerPort"]))
+            .next()
+            .unwrap_or(80)
     } else if let Ok(number) = target.port.parse() {
         number
     } else {
         let mut named = ports.filter(|p| p["name"] == target.port);
         let found = named.find_map(|p| port_number(&p["containerPort"]));
-        found.ok_or_else(|| Status::bad_request(format!("no port {:?} in pod {}", target.port, target.name)))?
+        found
+            .ok_or_else(|| Status::bad_request(format!("no port {:?} in pod {}", target.port, target.name)))?
     };
     Ok((ip.to_owned(), port))
 }
 
 /// A ready endpoint of a Service.
 fn service(call: &Call, service: &Value, target: &Target<'_>) -> Result<(String, u16), Status> {
-    let unavailable = || Status::unavailable(format!("no endpoints available for service {:?}", call.info.name));
+    let unavailable =
+        || Status::unavailable(format!("no endpoints available for service {:?}", call.info.name));
     let ports = crate::json::items(&service["spec"], "ports");
     let wanted = ports.iter().find(|p| match target.port {
         "" => ports.len() == 1,
@@ -90,7 +96,10 @@ fn service(call: &Call, service: &Value, target: &Target<'_>) -> Result<(String,
         .store
         .cached_list("discovery.k8s.io", "endpointslices", &call.info.namespace);
     let mut found: Vec<(String, u16)> = Vec::new();
-    for slice in slices.iter().filter(|s| s.label(SERVICE_NAME) == Some(target.name)) {
+    for slice in slices
+        .iter()
+        .filter(|s| s.label(SERVICE_NAME) == Some(target.name))
+    {
         let slice = slice.value();
         let mut ports = crate::json::items(&slice, "ports").iter();
         let port = ports
@@ -110,7 +119,10 @@ fn service(call: &Call, service: &Value, target: &Target<'_>) -> Result<(String,
 }
 
 fn port_number(value: &Value) -> Option<u16> {
-    value.as_u64().and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0)
+    value
+        .as_u64()
+        .and_then(|n| u16::try_from(n).ok())
+        .filter(|n| *n > 0)
 }
 
 /// The path behind the proxy as the client wrote it, with its slashes and escapes.
@@ -134,14 +146,20 @@ mod tests {
         assert_eq!(parse("a:80"), target("", "a", "80"));
         assert_eq!(parse("http:a:web"), target("http", "a", "web"));
         assert_eq!(parse("https:a:"), target("https", "a", ""));
-        assert_eq!((parse("ftp:a:1"), parse(":80"), parse("a:b:c:d")), (None, None, None));
+        assert_eq!(
+            (parse("ftp:a:1"), parse(":80"), parse("a:b:c:d")),
+            (None, None, None)
+        );
     }
 
     #[test]
     fn paths_keep_their_form() {
         assert_eq!(path("/api/v1/namespaces/t/pods/a/proxy/x%2Fy/", true), "/x%2Fy/");
         assert_eq!(path("/api/v1/namespaces/t/pods/a/proxy", true), "/");
-        assert_eq!(path("/api/v1/nodes/n/proxy/metrics/cadvisor", false), "/metrics/cadvisor");
+        assert_eq!(
+            path("/api/v1/nodes/n/proxy/metrics/cadvisor", false),
+            "/metrics/cadvisor"
+        );
     }
 
     #[test]
@@ -149,7 +167,14 @@ mod tests {
         let value = json!({"status": {"podIP": "10.0.0.1"}, "spec": {"containers": [
             {"name": "a"}, {"name": "b", "ports": [{"name": "web", "containerPort": 8080}]},
         ]}});
-        let port = |text: &str| pod(&value, &Target::parse(text).unwrap()).map(|(_, port)| port).ok();
-        assert_eq!((port("p"), port("p:web"), port("p:9"), port("p:no")), (Some(8080), Some(8080), Some(9), None));
+        let port = |text: &str| {
+            pod(&value, &Target::parse(text).unwrap())
+                .map(|(_, port)| port)
+                .ok()
+        };
+        assert_eq!(
+            (port("p"), port("p:web"), port("p:9"), port("p:no")),
+            (Some(8080), Some(8080), Some(9), None)
+        );
     }
 }

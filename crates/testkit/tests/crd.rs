@@ -94,19 +94,47 @@ async fn objects_follow_their_schema() {
     body["status"] = json!({"replicas": 5});
     let (code, made) = api(&cluster, "POST", OBJECTS, body.clone()).await;
     assert_eq!(code, 201, "{made}");
-    assert_eq!(made["spec"], json!({"size": 2, "colour": "blue"}), "pruned and defaulted");
+    assert_eq!(
+        made["spec"],
+        json!({"size": 2, "colour": "blue"}),
+        "pruned and defaulted"
+    );
     assert!(made.get("status").is_none(), "the status has a path of its own");
     assert_eq!(made["metadata"]["generation"], 1);
-    let (code, status) = api(&cluster, "POST", &format!("{OBJECTS}?fieldValidation=Strict"), body).await;
+    let (code, status) = api(
+        &cluster,
+        "POST",
+        &format!("{OBJECTS}?fieldValidation=Strict"),
+        body,
+    )
+    .await;
     assert_eq!(code, 400);
-    assert!(status["message"].as_str().unwrap().contains("unknown field \"spec.unknown\""), "{status}");
+    assert!(
+        status["message"]
+            .as_str()
+            .unwrap()
+            .contains("unknown field \"spec.unknown\""),
+        "{status}"
+    );
 
     for (spec, message) in [
         (json!({}), "spec.size: Required value"),
-        (json!({"size": 0}), "spec.size: Invalid value: 0: spec.size in body should be greater than or equal to 1"),
-        (json!({"size": "x"}), "spec.size: Invalid value: \"string\": spec.size in body must be of type integer: \"string\""),
-        (json!({"size": 1, "colour": "green"}), "spec.colour: Unsupported value: \"green\": supported values: \"blue\", \"red\""),
-        (json!({"size": 1, "parts": [{"name": "a"}, {"name": "a"}]}), "spec.parts[1]: Duplicate value: {\"name\":\"a\"}"),
+        (
+            json!({"size": 0}),
+            "spec.size: Invalid value: 0: spec.size in body should be greater than or equal to 1",
+        ),
+        (
+            json!({"size": "x"}),
+            "spec.size: Invalid value: \"string\": spec.size in body must be of type integer: \"string\"",
+        ),
+        (
+            json!({"size": 1, "colour": "green"}),
+            "spec.colour: Unsupported value: \"green\": supported values: \"blue\", \"red\"",
+        ),
+        (
+            json!({"size": 1, "parts": [{"name": "a"}, {"name": "a"}]}),
+            "spec.parts[1]: Duplicate value: {\"name\":\"a\"}",
+        ),
     ] {
         let (code, status) = api(&cluster, "POST", OBJECTS, widget("b", spec)).await;
         let expected = format!("Widget.example.com \"b\" is invalid: {message}");
@@ -114,32 +142,68 @@ async fn objects_follow_their_schema() {
     }
 
     let path = format!("{OBJECTS}/a");
-    let (code, changed) = api(&cluster, "PATCH", &path, json!({"spec": {"size": 3}, "status": {"replicas": 9}})).await;
+    let (code, changed) = api(
+        &cluster,
+        "PATCH",
+        &path,
+        json!({"spec": {"size": 3}, "status": {"replicas": 9}}),
+    )
+    .await;
     assert_eq!((code, &changed["metadata"]["generation"]), (200, &json!(2)));
     assert!(changed.get("status").is_none());
     let status = json!({"status": {"replicas": 4, "selector": "a=b"}, "spec": {"size": 99}});
     let (code, changed) = api(&cluster, "PATCH", &format!("{path}/status"), status).await;
-    assert_eq!((code, &changed["spec"]["size"], &changed["status"]["replicas"]), (200, &json!(3), &json!(4)));
+    assert_eq!(
+        (code, &changed["spec"]["size"], &changed["status"]["replicas"]),
+        (200, &json!(3), &json!(4))
+    );
     assert_eq!(changed["metadata"]["generation"], 2);
-    let (code, scale) = api(&cluster, "PATCH", &format!("{path}/scale"), json!({"spec": {"replicas": 7}})).await;
+    let (code, scale) = api(
+        &cluster,
+        "PATCH",
+        &format!("{path}/scale"),
+        json!({"spec": {"replicas": 7}}),
+    )
+    .await;
     assert_eq!(code, 200, "{scale}");
     assert_eq!(scale["status"], json!({"replicas": 4, "selector": "a=b"}));
     let (_, now) = api(&cluster, "GET", &path, Value::Null).await;
     assert_eq!(now["spec"]["replicas"], 7);
     // An update must say what it is based on.
     let mut blind = now.clone();
-    blind["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+    blind["metadata"]
+        .as_object_mut()
+        .unwrap()
+        .remove("resourceVersion");
     assert_eq!(api(&cluster, "PUT", &path, blind).await.0, 422);
     assert_eq!(api(&cluster, "PUT", &path, now).await.0, 200);
 
     // The other version shows the same objects.
     let (_, beta) = api(&cluster, "GET", &path.replace("/v1/", "/v1beta1/"), Value::Null).await;
-    assert_eq!((&beta["apiVersion"], &beta["spec"]["size"]), (&json!("example.com/v1beta1"), &json!(3)));
+    assert_eq!(
+        (&beta["apiVersion"], &beta["spec"]["size"]),
+        (&json!("example.com/v1beta1"), &json!(3))
+    );
     let red = widget("red", json!({"size": 1, "colour": "red"}));
     assert_eq!(api(&cluster, "POST", OBJECTS, red).await.0, 201);
-    let (_, list) = api(&cluster, "GET", &format!("{OBJECTS}?fieldSelector=spec.colour%3Dred"), Value::Null).await;
-    assert_eq!((list["items"].as_array().unwrap().len(), &list["kind"]), (1, &json!("WidgetList")));
-    let (code, _) = api(&cluster, "GET", &format!("{OBJECTS}?fieldSelector=spec.size%3D1"), Value::Null).await;
+    let (_, list) = api(
+        &cluster,
+        "GET",
+        &format!("{OBJECTS}?fieldSelector=spec.colour%3Dred"),
+        Value::Null,
+    )
+    .await;
+    assert_eq!(
+        (list["items"].as_array().unwrap().len(), &list["kind"]),
+        (1, &json!("WidgetList"))
+    );
+    let (code, _) = api(
+        &cluster,
+        "GET",
+        &format!("{OBJECTS}?fieldSelector=spec.size%3D1"),
+        Value::Null,
+    )
+    .await;
     assert_eq!(code, 400);
 }
 
@@ -157,12 +221,31 @@ async fn definitions_are_checked_and_share_names() {
     let second = define(&cluster, definition("gadgets", "Widget")).await;
     assert_eq!(condition(&second, "NamesAccepted").as_deref(), Some("False"));
     assert_eq!(condition(&second, "Established").as_deref(), Some("False"));
-    assert_eq!(api(&cluster, "GET", "/apis/example.com/v1/gadgets", Value::Null).await.0, 404);
-    let (code, _) = api(&cluster, "DELETE", &format!("{DEFINITIONS}/widgets.example.com"), Value::Null).await;
+    assert_eq!(
+        api(&cluster, "GET", "/apis/example.com/v1/gadgets", Value::Null)
+            .await
+            .0,
+        404
+    );
+    let (code, _) = api(
+        &cluster,
+        "DELETE",
+        &format!("{DEFINITIONS}/widgets.example.com"),
+        Value::Null,
+    )
+    .await;
     assert_eq!(code, 200);
     let path = format!("{DEFINITIONS}/gadgets.example.com");
-    until(&cluster, &path, |o| condition(o, "Established").as_deref() == Some("True")).await;
-    assert_eq!(api(&cluster, "GET", "/apis/example.com/v1/gadgets", Value::Null).await.0, 200);
+    until(&cluster, &path, |o| {
+        condition(o, "Established").as_deref() == Some("True")
+    })
+    .await;
+    assert_eq!(
+        api(&cluster, "GET", "/apis/example.com/v1/gadgets", Value::Null)
+            .await
+            .0,
+        200
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,15 +256,29 @@ async fn a_deleted_definition_takes_its_objects_along() {
     let mut held = widget("held", json!({"size": 1}));
     held["metadata"]["finalizers"] = json!(["example.com/hold"]);
     assert_eq!(api(&cluster, "POST", OBJECTS, held).await.0, 201);
-    assert_eq!(api(&cluster, "POST", OBJECTS, widget("free", json!({"size": 1}))).await.0, 201);
+    assert_eq!(
+        api(&cluster, "POST", OBJECTS, widget("free", json!({"size": 1})))
+            .await
+            .0,
+        201
+    );
     let path = format!("{DEFINITIONS}/widgets.example.com");
     let (code, marked) = api(&cluster, "DELETE", &path, Value::Null).await;
-    assert_eq!((code, condition(&marked, "Terminating").as_deref()), (200, Some("True")), "{marked}");
+    assert_eq!(
+        (code, condition(&marked, "Terminating").as_deref()),
+        (200, Some("True")),
+        "{marked}"
+    );
     until(&cluster, &format!("{OBJECTS}/free"), |o| o["code"] == 404).await;
     let (code, _) = api(&cluster, "POST", OBJECTS, widget("late", json!({"size": 1}))).await;
     assert_eq!(code, 405);
     let release = json!({"metadata": {"finalizers": null}});
-    assert_eq!(api(&cluster, "PATCH", &format!("{OBJECTS}/held"), release).await.0, 200);
+    assert_eq!(
+        api(&cluster, "PATCH", &format!("{OBJECTS}/held"), release)
+            .await
+            .0,
+        200
+    );
     until(&cluster, &path, |o| o["code"] == 404).await;
     assert_eq!(api(&cluster, "GET", OBJECTS, Value::Null).await.0, 404);
     // The same names again are another resource.
@@ -195,7 +292,12 @@ async fn a_new_default_reaches_stored_objects_and_a_restart_changes_nothing() {
     let mut cluster = Cluster::start().await.unwrap();
     namespace(&cluster, "t").await;
     define(&cluster, definition("widgets", "Widget")).await;
-    assert_eq!(api(&cluster, "POST", OBJECTS, widget("a", json!({"size": 1}))).await.0, 201);
+    assert_eq!(
+        api(&cluster, "POST", OBJECTS, widget("a", json!({"size": 1})))
+            .await
+            .0,
+        201
+    );
     let path = format!("{DEFINITIONS}/widgets.example.com");
     let (_, mut now) = api(&cluster, "GET", &path, Value::Null).await;
     now["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["shape"] =
@@ -217,9 +319,16 @@ async fn kubectl_knows_custom_resources() {
     let cluster = Cluster::start().await.unwrap();
     namespace(&cluster, "t").await;
     define(&cluster, definition("widgets", "Widget")).await;
-    let before = cluster.admin_request("GET", "/openapi/v3", &[], "").await.unwrap().1;
+    let before = cluster
+        .admin_request("GET", "/openapi/v3", &[], "")
+        .await
+        .unwrap()
+        .1;
     assert!(before.contains("apis/example.com/v1beta1"), "{before}");
-    let (_, v2) = cluster.admin_request("GET", "/openapi/v2", &[("accept", "application/json")], "").await.unwrap();
+    let (_, v2) = cluster
+        .admin_request("GET", "/openapi/v2", &[("accept", "application/json")], "")
+        .await
+        .unwrap();
     let v2: Value = serde_json::from_str(&v2).unwrap();
     assert_eq!(
         v2["definitions"]["com.example.v1.Widget"]["properties"]["spec"]["properties"]["size"]["type"],

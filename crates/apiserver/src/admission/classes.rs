@@ -13,11 +13,16 @@ const DEFAULT_INGRESS: &str = "ingressclass.kubernetes.io/is-default-class";
 
 /// RuntimeClass: a pod gets the overhead and the scheduling of its class.
 pub async fn runtime(call: &Call, resource: &Resource, pod: &mut Value) -> Result<(), Status> {
-    let name = pod["spec"]["runtimeClassName"].as_str().unwrap_or_default().to_owned();
+    let name = pod["spec"]["runtimeClassName"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
     let refuse = |why: String| Err(Status::forbidden(resource, "", why));
     if name.is_empty() {
         if !pod["spec"]["overhead"].is_null() {
-            return refuse("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead".into());
+            return refuse(
+                "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead".into(),
+            );
         }
         return Ok(());
     }
@@ -39,7 +44,11 @@ pub async fn runtime(call: &Call, resource: &Resource, pod: &mut Value) -> Resul
     if !overhead.is_null() {
         pod["spec"]["overhead"] = overhead.clone();
     }
-    for (key, value) in class["scheduling"]["nodeSelector"].as_object().into_iter().flatten() {
+    for (key, value) in class["scheduling"]["nodeSelector"]
+        .as_object()
+        .into_iter()
+        .flatten()
+    {
         let own = &pod["spec"]["nodeSelector"][key.as_str()];
         if !own.is_null() && own != value {
             return refuse(format!(
@@ -50,7 +59,11 @@ pub async fn runtime(call: &Call, resource: &Resource, pod: &mut Value) -> Resul
         }
         pod["spec"]["nodeSelector"][key.as_str()] = value.clone();
     }
-    for toleration in class["scheduling"]["tolerations"].as_array().into_iter().flatten() {
+    for toleration in class["scheduling"]["tolerations"]
+        .as_array()
+        .into_iter()
+        .flatten()
+    {
         let present = crate::json::items(&pod["spec"], "tolerations").contains(toleration);
         if !present {
             push(&mut pod["spec"], "tolerations", toleration.clone());
@@ -65,7 +78,10 @@ pub fn default_ingress(call: &Call, ingress: &mut Value) {
     if annotated || !ingress["spec"]["ingressClassName"].is_null() {
         return;
     }
-    let classes = call.server.store.cached_list("networking.k8s.io", "ingressclasses", "");
+    let classes = call
+        .server
+        .store
+        .cached_list("networking.k8s.io", "ingressclasses", "");
     let defaults = classes
         .iter()
         .map(|c| c.value())

@@ -15,8 +15,13 @@ type Amounts = BTreeMap<String, Quantity>;
 
 /// The ranges of the namespace of a request.
 fn ranges(call: &Call) -> Vec<Value> {
-    let objects = call.server.store.cached_list("", "limitranges", &call.info.namespace);
-    let ranges = objects.iter().flat_map(|object| items(&object.value()["spec"], "limits").to_vec());
+    let objects = call
+        .server
+        .store
+        .cached_list("", "limitranges", &call.info.namespace);
+    let ranges = objects
+        .iter()
+        .flat_map(|object| items(&object.value()["spec"], "limits").to_vec());
     ranges.collect()
 }
 
@@ -34,11 +39,16 @@ pub fn default(call: &Call, pod: &mut Value) {
     for range in ranges.iter().filter(|r| r["type"] == "Container") {
         for kind in ["containers", "initContainers"] {
             for container in items_mut(pod, &["spec", kind]) {
-                let what = if kind == "containers" { "container" } else { "init container" };
+                let what = if kind == "containers" {
+                    "container"
+                } else {
+                    "init container"
+                };
                 let name = container["name"].as_str().unwrap_or_default().to_owned();
-                for (field, source, word) in
-                    [("requests", "defaultRequest", "request"), ("limits", "default", "limit")]
-                {
+                for (field, source, word) in [
+                    ("requests", "defaultRequest", "request"),
+                    ("limits", "default", "limit"),
+                ] {
                     let filled = fill(container, field, range[source].as_object());
                     if !filled.is_empty() {
                         said.push(format!("{} {word} for {what} {name}", filled.join(", ")));
@@ -73,10 +83,16 @@ fn fill(container: &mut Value, field: &str, defaults: Option<&Map<String, Value>
 pub fn check(call: &Call, resource: &Resource, object: &Value) -> Result<(), Status> {
     let mut problems = Vec::new();
     for range in ranges(call) {
-        match (resource.plural.as_ref(), range["type"].as_str().unwrap_or_default()) {
+        match (
+            resource.plural.as_ref(),
+            range["type"].as_str().unwrap_or_default(),
+        ) {
             ("pods", "Container") => {
                 let spec = &object["spec"];
-                for container in items(spec, "containers").iter().chain(items(spec, "initContainers")) {
+                for container in items(spec, "containers")
+                    .iter()
+                    .chain(items(spec, "initContainers"))
+                {
                     let used = Used::of(&container["resources"]);
                     used.check(&range, "Container", &mut problems);
                 }
@@ -84,7 +100,10 @@ pub fn check(call: &Call, resource: &Resource, object: &Value) -> Result<(), Sta
             ("pods", "Pod") => Used::of_pod(object).check(&range, "Pod", &mut problems),
             ("persistentvolumeclaims", "PersistentVolumeClaim") => {
                 let requests = amounts(&object["spec"]["resources"]["requests"]);
-                let used = Used { limits: requests.clone(), requests };
+                let used = Used {
+                    limits: requests.clone(),
+                    requests,
+                };
                 used.check(&range, "PersistentVolumeClaim", &mut problems);
             }
             _ => {}
@@ -93,7 +112,11 @@ pub fn check(call: &Call, resource: &Resource, object: &Value) -> Result<(), Sta
     match problems.as_slice() {
         [] => Ok(()),
         [one] => Err(Status::forbidden(resource, name(object), one)),
-        many => Err(Status::forbidden(resource, name(object), format!("[{}]", many.join(", ")))),
+        many => Err(Status::forbidden(
+            resource,
+            name(object),
+            format!("[{}]", many.join(", ")),
+        )),
     }
 }
 
@@ -150,7 +173,8 @@ impl Used {
         for (name, most) in amounts(&range["maxLimitRequestRatio"]) {
             let head = format!("{name} max limit to request ratio per {kind} is {most}");
             let (request, limit) = (self.requests.get(&name), self.limits.get(&name));
-            let (Some(request), Some(limit)) = (request.filter(|q| !q.is_zero()), limit.filter(|q| !q.is_zero()))
+            let (Some(request), Some(limit)) =
+                (request.filter(|q| !q.is_zero()), limit.filter(|q| !q.is_zero()))
             else {
                 problems.push(format!("{head}, but no request is specified or request is 0."));
                 continue;
@@ -190,6 +214,9 @@ mod tests {
         let mut container = json!({"name": "c", "resources": {"limits": {"cpu": "1"}}});
         let defaults = json!({"cpu": "2", "memory": "1Gi"});
         assert_eq!(fill(&mut container, "limits", defaults.as_object()), ["memory"]);
-        assert_eq!(container["resources"]["limits"], json!({"cpu": "1", "memory": "1Gi"}));
+        assert_eq!(
+            container["resources"]["limits"],
+            json!({"cpu": "1", "memory": "1Gi"})
+        );
     }
 }

@@ -27,7 +27,9 @@ pub async fn take(
     let counts = match operation {
         Operation::Create => true,
         Operation::Update => {
-            resource.is("", "services") || resource.is("", "persistentvolumeclaims") || is_resize(call, resource)
+            resource.is("", "services")
+                || resource.is("", "persistentvolumeclaims")
+                || is_resize(call, resource)
         }
         Operation::Delete => false,
     };
@@ -44,7 +46,7 @@ pub async fn take(
     if let Some(old) = old {
         let before = usage::of(resource, old);
         wanted.retain(|name, amount| {
-            let more = before.get(name).map_or_else(|| amount.clone(), |b| amount.minus(b));
+            let more = before.get(name).map_or_else(|| *amount, |b| amount.minus(b));
             let raised = !more.is_negative() && !more.is_zero();
             *amount = more;
             raised
@@ -85,7 +87,10 @@ async fn take_from(
             Some(new) if !dry_run => new,
             _ => return Ok(()),
         };
-        match store.replace(quotas, &quota.key, new, quota.revision, None).await? {
+        match store
+            .replace(quotas, &quota.key, new, quota.revision, None)
+            .await?
+        {
             Replaced::Done(_) => return Ok(()),
             Replaced::Conflict => match store.read(quotas, &quota.key).await? {
                 Some(newer) => quota = newer,
@@ -96,7 +101,10 @@ async fn take_from(
     Err(Status::conflict(
         resource,
         meta::text(object, "name"),
-        format!("the usage of quota {} changes too quickly; please try again", quota.name),
+        format!(
+            "the usage of quota {} changes too quickly; please try again",
+            quota.name
+        ),
     ))
 }
 
@@ -125,7 +133,7 @@ async fn raise(
     let counted: Amounts = wanted
         .iter()
         .filter(|(name, _)| hard.contains_key(*name))
-        .map(|(name, amount)| (name.clone(), amount.clone()))
+        .map(|(name, amount)| (name.clone(), *amount))
         .collect();
     if counted.is_empty() {
         return Ok(None);
@@ -143,7 +151,9 @@ async fn raise(
     let mut exceeded = Vec::new();
     for (name, most) in &hard {
         let before = used.get(name).unwrap_or(&nothing);
-        let after = counted.get(name).map_or_else(|| before.clone(), |more| before.plus(more));
+        let after = counted
+            .get(name)
+            .map_or_else(|| *before, |more| before.plus(more));
         if counted.contains_key(name) && after > *most {
             exceeded.push(name);
         }
@@ -176,7 +186,10 @@ fn amounts(value: &Value) -> Amounts {
 
 /// What the objects of the namespace use now, of what the quota limits.
 fn count(call: &Call, quota: &Value, hard: &Amounts) -> Amounts {
-    let mut used: Amounts = hard.keys().map(|name| (name.clone(), Quantity::from_units(0))).collect();
+    let mut used: Amounts = hard
+        .keys()
+        .map(|name| (name.clone(), Quantity::from_units(0)))
+        .collect();
     let customs = call.server.store.customs().resources();
     let built_in = schema::registry().resources().iter();
     let counted = built_in
@@ -187,7 +200,12 @@ fn count(call: &Call, quota: &Value, hard: &Amounts) -> Amounts {
         let special = resource.group.is_empty()
             && matches!(
                 resource.plural.as_ref(),
-                "pods" | "services" | "persistentvolumeclaims" | "configmaps" | "secrets" | "replicationcontrollers"
+                "pods"
+                    | "services"
+                    | "persistentvolumeclaims"
+                    | "configmaps"
+                    | "secrets"
+                    | "replicationcontrollers"
                     | "resourcequotas"
             );
         if !special && !hard.contains_key(&format!("count/{}", resource.qualified_name())) {
@@ -216,11 +234,15 @@ fn count(call: &Call, quota: &Value, hard: &Amounts) -> Amounts {
 fn in_scope(spec: &Value, resource: &Resource, object: &Value) -> bool {
     let scopes = items(spec, "scopes").iter().filter_map(Value::as_str);
     let mut rules: Vec<(&str, &str, Vec<&str>)> = scopes.map(|scope| (scope, "Exists", Vec::new())).collect();
-    rules.extend(items(&spec["scopeSelector"], "matchExpressions").iter().map(|rule| {
-        let text = |field: &str| rule[field].as_str().unwrap_or_default();
-        let values = items(rule, "values").iter().filter_map(Value::as_str).collect();
-        (text("scopeName"), text("operator"), values)
-    }));
+    rules.extend(
+        items(&spec["scopeSelector"], "matchExpressions")
+            .iter()
+            .map(|rule| {
+                let text = |field: &str| rule[field].as_str().unwrap_or_default();
+                let values = items(rule, "values").iter().filter_map(Value::as_str).collect();
+                (text("scopeName"), text("operator"), values)
+            }),
+    );
     // Scopes are about pods alone.
     rules.is_empty() || (resource.is("", "pods") && rules.iter().all(|rule| meets(rule, &object["spec"])))
 }
@@ -228,7 +250,9 @@ fn in_scope(spec: &Value, resource: &Resource, object: &Value) -> bool {
 fn meets((scope, operator, values): &(&str, &str, Vec<&str>), spec: &Value) -> bool {
     let deadline = spec["activeDeadlineSeconds"].as_i64().is_some_and(|s| s >= 0);
     let best_effort = || {
-        let containers = items(spec, "containers").iter().chain(items(spec, "initContainers"));
+        let containers = items(spec, "containers")
+            .iter()
+            .chain(items(spec, "initContainers"));
         containers.into_iter().all(|c| {
             ["requests", "limits"].iter().all(|field| {
                 let amounts = c["resources"][*field].as_object();
@@ -281,7 +305,9 @@ mod tests {
         let pod = json!({"spec": {"priorityClassName": "high", "containers": [{"name": "a"}]}});
         let quota = |scope: &str| json!({"scopes": [scope]});
         assert!(in_scope(&quota("BestEffort"), pods, &pod) && in_scope(&quota("NotTerminating"), pods, &pod));
-        assert!(!in_scope(&quota("Terminating"), pods, &pod) && !in_scope(&quota("BestEffort"), maps, &json!({})));
+        assert!(
+            !in_scope(&quota("Terminating"), pods, &pod) && !in_scope(&quota("BestEffort"), maps, &json!({}))
+        );
         let class = |operator: &str| {
             json!({"scopeSelector": {"matchExpressions": [
                 {"scopeName": "PriorityClass", "operator": operator, "values": ["high"]},

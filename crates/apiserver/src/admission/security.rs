@@ -90,7 +90,10 @@ pub fn check(call: &Call, resource: &Resource, old: Option<&Value>, new: &Value)
     if namespace.labels.is_null() {
         return Ok(());
     }
-    let of = |value: &Value| path.iter().fold(value.clone(), |mut value, name| value[*name].take());
+    let of = |value: &Value| {
+        path.iter()
+            .fold(value.clone(), |mut value, name| value[*name].take())
+    };
     let pod = of(new);
     // What an update leaves alone was checked when it came.
     if old.is_some_and(|old| of(old)["spec"] == pod["spec"]) {
@@ -98,10 +101,16 @@ pub fn check(call: &Call, resource: &Resource, old: Option<&Value>, new: &Value)
     }
     let violations = |mode: &str| -> Option<String> {
         let level = Level::parse(namespace.label(&format!("{PREFIX}{mode}"))?)?;
-        let version = namespace.label(&format!("{PREFIX}{mode}-version")).unwrap_or("latest");
+        let version = namespace
+            .label(&format!("{PREFIX}{mode}-version"))
+            .unwrap_or("latest");
         let found = evaluate(level, &pod["spec"]);
         (!found.is_empty()).then(|| {
-            format!("violate PodSecurity \"{}:{version}\": {}", level.name(), found.join(", "))
+            format!(
+                "violate PodSecurity \"{}:{version}\": {}",
+                level.name(),
+                found.join(", ")
+            )
         })
     };
     if path.is_empty()
@@ -186,7 +195,9 @@ impl<'a> Pod<'a> {
         let privileged = self.with(|c| c["privileged"] == true);
         if !privileged.is_empty() {
             let who = listed("container", &privileged);
-            found.push(format!("privileged ({who} must not set securityContext.privileged=true)"));
+            found.push(format!(
+                "privileged ({who} must not set securityContext.privileged=true)"
+            ));
         }
         // The restricted level says more about capabilities.
         if level == Level::Baseline {
@@ -213,17 +224,30 @@ impl<'a> Pod<'a> {
         let masks = self.with(|c| c["procMount"].as_str().is_some_and(|m| m != "Default"));
         if !masks.is_empty() {
             let who = listed("container", &masks);
-            found.push(format!("procMount ({who} must not set securityContext.procMount to \"Unmasked\")"));
+            found.push(format!(
+                "procMount ({who} must not set securityContext.procMount to \"Unmasked\")"
+            ));
         }
         let linux = |c: &Value| {
             let kind = c["seLinuxOptions"]["type"].as_str().unwrap_or_default();
-            let allowed = ["", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"];
+            let allowed = [
+                "",
+                "container_t",
+                "container_init_t",
+                "container_kvm_t",
+                "container_engine_t",
+            ];
             !allowed.contains(&kind)
                 || ["user", "role"]
                     .iter()
                     .any(|f| c["seLinuxOptions"][*f].as_str().is_some_and(|v| !v.is_empty()))
         };
-        self.either("seLinuxOptions", "must not set forbidden securityContext.seLinuxOptions", linux, found);
+        self.either(
+            "seLinuxOptions",
+            "must not set forbidden securityContext.seLinuxOptions",
+            linux,
+            found,
+        );
         self.either(
             "forbidden AppArmor profile",
             "must not set AppArmor profile type to \"Unconfined\"",
@@ -274,7 +298,10 @@ impl<'a> Pod<'a> {
         let mut names: Vec<&str> = Vec::new();
         for container in &self.containers {
             let added = items(&container["securityContext"]["capabilities"], "add").iter();
-            let wrong: Vec<&str> = added.filter_map(Value::as_str).filter(|c| !allowed.contains(c)).collect();
+            let wrong: Vec<&str> = added
+                .filter_map(Value::as_str)
+                .filter(|c| !allowed.contains(c))
+                .collect();
             if !wrong.is_empty() {
                 who.extend(container["name"].as_str());
                 names.extend(wrong);
@@ -312,7 +339,10 @@ impl<'a> Pod<'a> {
             .filter_map(|volume| {
                 let mut kinds = volume.as_object()?.keys().filter(|k| *k != "name");
                 let kind = kinds.find(|k| !PLAIN_VOLUMES.contains(&k.as_str()))?;
-                Some(format!("volume {} uses restricted volume type {kind:?}", volume["name"]))
+                Some(format!(
+                    "volume {} uses restricted volume type {kind:?}",
+                    volume["name"]
+                ))
             })
             .collect();
         if !volumes.is_empty() {
@@ -325,9 +355,16 @@ impl<'a> Pod<'a> {
         });
         if !root.is_empty() {
             let who = listed("container", &root);
-            found.push(format!("runAsNonRoot != true (pod or {who} must set securityContext.runAsNonRoot=true)"));
+            found.push(format!(
+                "runAsNonRoot != true (pod or {who} must set securityContext.runAsNonRoot=true)"
+            ));
         }
-        self.either("runAsUser=0", "must not set runAsUser=0", |c| c["runAsUser"] == 0, found);
+        self.either(
+            "runAsUser=0",
+            "must not set runAsUser=0",
+            |c| c["runAsUser"] == 0,
+            found,
+        );
         let open = |c: &Value| {
             let kind = c["seccompProfile"]["type"].as_str();
             let kind = kind.or(context["seccompProfile"]["type"].as_str());

@@ -12,7 +12,7 @@ pub type Amounts = BTreeMap<String, Quantity>;
 fn add(to: &mut Amounts, name: &str, amount: &Quantity) {
     let sum = match to.get(name) {
         Some(before) => before.plus(amount),
-        None => amount.clone(),
+        None => *amount,
     };
     to.insert(name.to_owned(), sum);
 }
@@ -32,16 +32,22 @@ pub fn of_pod(pod: &Value) -> (Amounts, Amounts) {
     let total = |field: &str| {
         let mut sum = Amounts::new();
         for container in items(spec, "containers") {
-            each(&container["resources"][field], |name, amount| add(&mut sum, name, &amount));
+            each(&container["resources"][field], |name, amount| {
+                add(&mut sum, name, &amount)
+            });
         }
         // Init containers that go on run beside all that come after them.
         let mut beside = Amounts::new();
         let mut most = Amounts::new();
         for container in items(spec, "initContainers") {
             let mut now = beside.clone();
-            each(&container["resources"][field], |name, amount| add(&mut now, name, &amount));
+            each(&container["resources"][field], |name, amount| {
+                add(&mut now, name, &amount)
+            });
             if container["restartPolicy"] == "Always" {
-                each(&container["resources"][field], |name, amount| add(&mut sum, name, &amount));
+                each(&container["resources"][field], |name, amount| {
+                    add(&mut sum, name, &amount)
+                });
                 beside = now.clone();
             }
             for (name, amount) in now {
@@ -129,7 +135,10 @@ pub fn of(resource: &Resource, object: &Value) -> Amounts {
 pub fn unsaid(pod: &Value, counted: &[&str]) -> BTreeMap<String, Vec<String>> {
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let spec = &pod["spec"];
-    for container in items(spec, "containers").iter().chain(items(spec, "initContainers")) {
+    for container in items(spec, "containers")
+        .iter()
+        .chain(items(spec, "initContainers"))
+    {
         let name = container["name"].as_str().unwrap_or_default();
         for counted in counted {
             let (field, resource) = match counted.split_once('.') {
@@ -140,7 +149,10 @@ pub fn unsaid(pod: &Value, counted: &[&str]) -> BTreeMap<String, Vec<String>> {
             let must = matches!(resource, "cpu" | "memory" | "ephemeral-storage")
                 && (counted.contains('.') || matches!(*counted, "cpu" | "memory"));
             if must && container["resources"][field][resource].is_null() {
-                found.entry((*counted).to_owned()).or_default().push(name.to_owned());
+                found
+                    .entry((*counted).to_owned())
+                    .or_default()
+                    .push(name.to_owned());
             }
         }
     }
@@ -159,22 +171,37 @@ mod tests {
     #[test]
     fn pods_count_what_they_need_at_most() {
         let pods = schema::registry().find("", "v1", "pods").unwrap();
-        let container = |cpu: &str| json!({"name": "c", "resources": {"requests": {"cpu": cpu}, "limits": {"cpu": "1"}}});
+        let container =
+            |cpu: &str| json!({"name": "c", "resources": {"requests": {"cpu": cpu}, "limits": {"cpu": "1"}}});
         let mut pod = json!({"spec": {
             "containers": [container("100m"), container("200m")],
             "initContainers": [container("500m")],
         }});
         let used = of(pods, &pod);
         assert_eq!(
-            (text(&used, "cpu"), text(&used, "requests.cpu"), text(&used, "limits.cpu"), text(&used, "pods")),
+            (
+                text(&used, "cpu"),
+                text(&used, "requests.cpu"),
+                text(&used, "limits.cpu"),
+                text(&used, "pods")
+            ),
             ("500m".into(), "500m".into(), "2".into(), "1".into())
         );
         pod["spec"]["initContainers"][0]["restartPolicy"] = "Always".into();
         assert_eq!(text(&of(pods, &pod), "cpu"), "800m");
         pod["status"] = json!({"phase": "Succeeded"});
-        assert_eq!((text(&of(pods, &pod), "pods"), text(&of(pods, &pod), "count/pods")), (String::new(), "1".into()));
-        let missing = unsaid(&json!({"spec": {"containers": [{"name": "a"}]}}), &["limits.cpu", "pods"]);
-        assert_eq!(missing.into_iter().collect::<Vec<_>>(), [("limits.cpu".to_owned(), vec!["a".to_owned()])]);
+        assert_eq!(
+            (text(&of(pods, &pod), "pods"), text(&of(pods, &pod), "count/pods")),
+            (String::new(), "1".into())
+        );
+        let missing = unsaid(
+            &json!({"spec": {"containers": [{"name": "a"}]}}),
+            &["limits.cpu", "pods"],
+        );
+        assert_eq!(
+            missing.into_iter().collect::<Vec<_>>(),
+            [("limits.cpu".to_owned(), vec!["a".to_owned()])]
+        );
     }
 
     #[test]
@@ -182,9 +209,19 @@ mod tests {
         let find = |plural: &str| schema::registry().find("", "v1", plural).unwrap();
         let service = json!({"spec": {"type": "LoadBalancer", "ports": [{"port": 1}, {"port": 2}]}});
         let used = of(find("services"), &service);
-        assert_eq!((text(&used, "services.nodeports"), text(&used, "services.loadbalancers")), ("2".into(), "1".into()));
-        let claim = json!({"spec": {"storageClassName": "gold", "resources": {"requests": {"storage": "1Gi"}}}});
+        assert_eq!(
+            (
+                text(&used, "services.nodeports"),
+                text(&used, "services.loadbalancers")
+            ),
+            ("2".into(), "1".into())
+        );
+        let claim =
+            json!({"spec": {"storageClassName": "gold", "resources": {"requests": {"storage": "1Gi"}}}});
         let used = of(find("persistentvolumeclaims"), &claim);
-        assert_eq!(text(&used, "gold.storageclass.storage.k8s.io/requests.storage"), "1Gi");
+        assert_eq!(
+            text(&used, "gold.storageclass.storage.k8s.io/requests.storage"),
+            "1Gi"
+        );
     }
 }
