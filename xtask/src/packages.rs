@@ -11,7 +11,8 @@ pub struct Package {
     probe: &'static str,
 }
 
-const fn package(name: &'static str, probe: &'static str) -> Package {
+/// A package by its name and probe.
+pub const fn package(name: &'static str, probe: &'static str) -> Package {
     Package { name, probe }
 }
 

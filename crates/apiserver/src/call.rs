@@ -1,12 +1,11 @@
 //! One request on its way through the server.
 
 use crate::authn::User;
-use crate::http::accept::Accept;
+use crate::http::accept::{Accept, PROTOBUF};
 use crate::http::body::Body;
 use crate::http::query::Query;
 use crate::http::request::RequestInfo;
 use crate::http::status::Status;
-use crate::protobuf;
 use crate::server::Server;
 use bytes::Bytes;
 use http::HeaderMap;
@@ -102,7 +101,7 @@ impl Call {
         header.split(';').next().unwrap_or_default().trim()
     }
 
-    /// Decodes a body of JSON or YAML.
+    /// Decodes a body of JSON, YAML or protobuf.
     pub fn decode(&self, body: &[u8]) -> Result<Document, Status> {
         match self.media_type() {
             "" | "application/json" => decode_json(body),
@@ -138,17 +137,14 @@ pub fn decode_json(body: &[u8]) -> Result<Document, Status> {
     })
 }
 
-/// Media type of Kubernetes' own protobuf envelope.
-const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
-
 /// Decodes protobuf.
 fn decode_protobuf(body: &[u8]) -> Result<Document, Status> {
-    match protobuf::decode(body) {
+    match schema::protobuf::decode(body) {
         Ok(value) => Ok(Document {
             value,
             duplicates: Vec::new(),
         }),
-        Err(error @ protobuf::Error::UnknownType { .. }) => {
+        Err(error @ schema::protobuf::Error::UnknownType { .. }) => {
             Err(Status::unsupported_media_type(error.to_string()))
         }
         Err(error) => Err(Status::bad_request(error.to_string())),

@@ -4,6 +4,7 @@
 //! through untouched, and so does a refusal, from which kubectl learns to fall back from one to the other.
 
 use crate::call::{Call, Response};
+use crate::http::accept::Accept;
 use crate::http::body::Body;
 use crate::http::respond;
 use crate::http::status::Status;
@@ -344,7 +345,10 @@ async fn relay_answer(call: &Call, answer: http::Response<Incoming>) -> Result<R
             404 => "NotFound",
             _ => "",
         };
-        return Ok(respond::failure(&Status::new(status.as_u16(), reason, text)));
+        return Ok(respond::failure(
+            Accept::JSON,
+            &Status::new(status.as_u16(), reason, text),
+        ));
     }
     for name in [header::CONNECTION, header::TRANSFER_ENCODING] {
         parts.headers.remove(name);

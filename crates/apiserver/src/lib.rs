@@ -17,7 +17,6 @@ mod kubelet;
 mod listen;
 mod metrics;
 mod plain;
-mod protobuf;
 mod proxy;
 mod rest;
 mod reviews;

@@ -38,10 +38,12 @@ pub async fn handle(
         lookup(&server, &info).map(|r| r.plural.to_string()),
     );
     let path = info.path.clone();
-    let response = match answer(&server, peer, info, query, request).await {
+    let accept_encoding = request.headers().get(http::header::ACCEPT_ENCODING).cloned();
+    let mut response = match answer(&server, peer, info, query, request).await {
         Ok(response) => response,
-        Err(status) => respond::failure(&status),
+        Err(status) => respond::failure(Accept::JSON, &status),
     };
+    respond::compress(accept_encoding.as_ref(), &mut response);
     server.metrics.in_flight.fetch_sub(1, Ordering::Relaxed);
     let code = response.status().as_u16();
     let took = started.elapsed();
@@ -102,7 +104,7 @@ async fn answer(
     let accept = if relayed {
         Accept::JSON
     } else {
-        Accept::negotiate(header)?
+        Accept::negotiate(header, resource.type_id.is_some())?
     };
     let call = Call {
         server: server.clone(),
@@ -129,7 +131,7 @@ async fn answer(
     };
     let mut response = match dispatch(&call, resource, &body).await {
         Ok(response) => response,
-        Err(status) => respond::failure(&status),
+        Err(status) => respond::failure(accept, &status),
     };
     respond::add_warnings(&call, &mut response);
     Ok(response)

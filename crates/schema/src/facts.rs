@@ -22,6 +22,13 @@ const FORMAT: &str = "facts 1";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TypeId(u16);
 
+impl TypeId {
+    /// Position of the type in [`Facts::types`].
+    pub(crate) fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
 /// A leaf of the type system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scalar {
@@ -228,7 +235,7 @@ pub struct Facts {
 impl Facts {
     /// The definition behind an id.
     pub fn get(&self, id: TypeId) -> &Type {
-        &self.types[usize::from(id.0)]
+        &self.types[id.index()]
     }
 
     /// Finds a definition by its full name.

@@ -12,7 +12,8 @@
 //! | which part of the object a request may change | [`strategy`] |
 //! | rules | [`validate_create`], [`validate_update`], [`validate_status_update`] |
 //!
-//! Reads use [`field_labels`], [`selectors`], [`table`], [`convert`], [`discovery`] and [`openapi`].
+//! Reads use [`field_labels`], [`selectors`], [`table`], [`convert`], [`discovery`] and [`openapi`]; [`protobuf`] is
+//! another form of the same objects.
 
 pub mod apply;
 pub mod convert;
@@ -26,6 +27,7 @@ mod fields;
 mod merge;
 pub mod names;
 pub mod openapi;
+pub mod protobuf;
 mod prune;
 pub mod quantity;
 mod registry;

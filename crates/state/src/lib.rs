@@ -4,6 +4,7 @@
 //! Invariants: nothing here knows Kubernetes; a write is reported done only when it is; a read through
 //! [`StateStore::revision`] is never older than a write that was reported done before it.
 
+pub mod embedded;
 pub mod etcd;
 mod store;
 

@@ -85,7 +85,7 @@ impl Cluster {
             None => free_port()?,
         };
         let address = SocketAddr::new(options.listen, port);
-        let config = config(&pki, &options, address, etcd.endpoints())?;
+        let config = server_config(&pki, &options, address, etcd.endpoints())?;
         let mut cluster = Self {
             admin: dir.join("admin.kubeconfig"),
             dir,
@@ -207,7 +207,8 @@ impl Drop for Cluster {
     }
 }
 
-fn config(
+/// How an API server at `bind` is run on these etcd members.
+pub fn server_config(
     pki: &Pki,
     options: &Options,
     bind: SocketAddr,

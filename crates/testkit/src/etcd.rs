@@ -23,11 +23,17 @@ pub struct Etcd {
     dir: PathBuf,
     files: tls::IdentityFiles,
     members: Vec<Member>,
+    durable: bool,
 }
 
 impl Etcd {
     /// Starts so many members with their data below `dir`. It does not wait for them.
     pub fn start(dir: &Path, pki: &Pki, size: usize) -> Result<Self> {
+        Self::start_with(dir, pki, size, false)
+    }
+
+    /// The same; a `durable` one writes to the disk before it acknowledges, as in production.
+    pub fn start_with(dir: &Path, pki: &Pki, size: usize, durable: bool) -> Result<Self> {
         let files = pki.etcd("member")?;
         let mut members = Vec::new();
         for index in 0..size {
@@ -43,6 +49,7 @@ impl Etcd {
             dir: dir.into(),
             files,
             members,
+            durable,
         };
         for index in 0..size {
             etcd.spawn(index)?;
@@ -132,8 +139,11 @@ impl Etcd {
             "testkit",
         ]);
         command.args(["--client-cert-auth", "--peer-client-cert-auth", "--logger", "zap"]);
-        // Tests restart often and need no durability against power loss.
-        command.args(["--unsafe-no-fsync", "--auto-compaction-retention", "0"]);
+        command.args(["--auto-compaction-retention", "0"]);
+        if !self.durable {
+            // Tests restart often and need no durability against power loss.
+            command.arg("--unsafe-no-fsync");
+        }
         for (kind, path) in [
             ("cert-file", &self.files.cert),
             ("key-file", &self.files.key),

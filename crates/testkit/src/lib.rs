@@ -12,6 +12,6 @@ mod etcd;
 mod pki;
 mod raw;
 
-pub use cluster::{Cluster, Options};
+pub use cluster::{Cluster, Options, server_config};
 pub use etcd::{Etcd, free_port};
 pub use pki::Pki;

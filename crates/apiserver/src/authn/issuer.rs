@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use parking_lot::Mutex;
 use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
@@ -10,8 +11,13 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+/// Tokens whose signature was found good: checking one takes longer than answering several requests. When there are
+/// more, all are forgotten.
+const MAX_VERIFIED: usize = 1024;
 /// A token is a few hundred bytes; longer ones are not looked at.
 const MAX_TOKEN_BYTES: usize = 16 << 10;
 /// DER of a P-256 SubjectPublicKeyInfo up to the point (RFC 5480).
@@ -33,6 +39,8 @@ pub struct Issuer {
     key: EcdsaKeyPair,
     key_id: String,
     random: SystemRandom,
+    /// Claims by token.
+    verified: Mutex<HashMap<Box<str>, Arc<Value>>>,
     /// The `iss` of tokens.
     pub url: String,
 }
@@ -58,6 +66,7 @@ impl Issuer {
             key,
             key_id,
             random,
+            verified: Mutex::default(),
             url: url.to_owned(),
         })
     }
@@ -77,10 +86,23 @@ impl Issuer {
     }
 
     /// The claims of a token that this key has signed; nothing is said about their time.
-    pub fn verify(&self, token: &str) -> Option<Value> {
+    pub fn verify(&self, token: &str) -> Option<Arc<Value>> {
         if token.len() > MAX_TOKEN_BYTES {
             return None;
         }
+        if let Some(claims) = self.verified.lock().get(token) {
+            return Some(claims.clone());
+        }
+        let claims = Arc::new(self.check(token)?);
+        let mut verified = self.verified.lock();
+        if verified.len() >= MAX_VERIFIED {
+            verified.clear();
+        }
+        verified.insert(token.into(), claims.clone());
+        Some(claims)
+    }
+
+    fn check(&self, token: &str) -> Option<Value> {
         let (signed, signature) = token.rsplit_once('.')?;
         let (header, claims) = signed.split_once('.')?;
         let header: Value = serde_json::from_slice(&BASE64.decode(header).ok()?).ok()?;
@@ -118,7 +140,9 @@ mod tests {
     fn only_own_signatures_count() {
         let issuer = issuer();
         let token = issuer.sign(&json!({"sub": "a"})).unwrap();
-        assert_eq!(issuer.verify(&token).unwrap()["sub"], "a");
+        for _ in 0..2 {
+            assert_eq!(issuer.verify(&token).unwrap()["sub"], "a");
+        }
         assert!(self::issuer().verify(&token).is_none());
         let mut parts: Vec<&str> = token.split('.').collect();
         let forged = BASE64.encode(r#"{"sub":"b"}"#);

@@ -20,6 +20,8 @@ pub enum Encoding {
     Json,
     /// `application/yaml`
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`
+    Protobuf,
 }
 
 /// The answer's form.
@@ -31,7 +33,12 @@ pub struct Accept {
     pub encoding: Encoding,
 }
 
-const ACCEPTED: &str = "application/json, application/yaml";
+/// Media type of Kubernetes' own protobuf envelope.
+pub const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
+/// What can be sent of built-in resources, and of those whose types are not known here.
+const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+const ACCEPTED_CUSTOM: &str = "application/json, application/yaml";
 
 impl Accept {
     /// Plain JSON.
@@ -40,15 +47,20 @@ impl Accept {
         encoding: Encoding::Json,
     };
 
-    /// Chooses the first alternative of an `Accept` header that can be served.
-    pub fn negotiate(header: Option<&str>) -> Result<Self, Status> {
+    /// Chooses the first alternative of an `Accept` header that can be served. Objects that are not `built_in` have
+    /// no protobuf form, except for their metadata.
+    pub fn negotiate(header: Option<&str>, built_in: bool) -> Result<Self, Status> {
         let Some(header) = header.filter(|h| !h.trim().is_empty()) else {
             return Ok(Self::JSON);
         };
+        let served = |accept: &Self| {
+            accept.encoding != Encoding::Protobuf || built_in || matches!(accept.shape, Shape::Metadata(_))
+        };
         header
             .split(',')
-            .find_map(alternative)
-            .ok_or_else(|| Status::not_acceptable(ACCEPTED))
+            .filter_map(alternative)
+            .find(served)
+            .ok_or_else(|| Status::not_acceptable(if built_in { ACCEPTED } else { ACCEPTED_CUSTOM }))
     }
 
     /// The answer's content type.
@@ -56,6 +68,16 @@ impl Accept {
         match self.encoding {
             Encoding::Json => "application/json",
             Encoding::Yaml => "application/yaml",
+            Encoding::Protobuf => PROTOBUF,
+        }
+    }
+
+    /// The content type of a watch; none where events cannot be told apart.
+    pub fn stream_content_type(self) -> Option<&'static str> {
+        match self.encoding {
+            Encoding::Json => Some("application/json"),
+            Encoding::Yaml => None,
+            Encoding::Protobuf => Some("application/vnd.kubernetes.protobuf;stream=watch"),
         }
     }
 }
@@ -65,6 +87,7 @@ fn alternative(text: &str) -> Option<Accept> {
     let encoding = match parts.next()? {
         "application/json" | "*/*" | "application/*" | "text/*" => Encoding::Json,
         "application/yaml" => Encoding::Yaml,
+        PROTOBUF => Encoding::Protobuf,
         _ => return None,
     };
     let (mut kind, mut group, mut version) = ("", "", "");
@@ -84,7 +107,8 @@ fn alternative(text: &str) -> Option<Accept> {
     let known = group == "meta.k8s.io" && !version.is_empty();
     let shape = match kind {
         "" => Shape::Full,
-        "Table" if known => Shape::Table(version),
+        // Tables have no protobuf form anywhere.
+        "Table" if known && encoding != Encoding::Protobuf => Shape::Table(version),
         "PartialObjectMetadata" | "PartialObjectMetadataList" if known => Shape::Metadata(version),
         _ => return None,
     };
@@ -97,14 +121,22 @@ mod tests {
 
     #[test]
     fn first_that_can_be_served() {
+        let negotiate = |header, built_in| Accept::negotiate(Some(header), built_in).map_err(|s| s.code);
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
-        assert_eq!(
-            Accept::negotiate(Some(kubectl)).expect("ok").shape,
-            Shape::Table("v1")
-        );
+        assert_eq!(negotiate(kubectl, true).unwrap().shape, Shape::Table("v1"));
         let go = "application/vnd.kubernetes.protobuf, */*";
-        assert_eq!(Accept::negotiate(Some(go)).expect("ok"), Accept::JSON);
-        assert!(Accept::negotiate(Some("application/vnd.kubernetes.protobuf")).is_err());
-        assert_eq!(Accept::negotiate(None).expect("ok"), Accept::JSON);
+        assert_eq!(negotiate(go, true).unwrap().encoding, Encoding::Protobuf);
+        assert_eq!(negotiate(go, false), Ok(Accept::JSON));
+        assert_eq!(negotiate("application/vnd.kubernetes.protobuf", false), Err(406));
+        assert_eq!(negotiate("text/html", true), Err(406));
+        let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
+        let accept = negotiate(metadata, false).unwrap();
+        assert_eq!(
+            (accept.shape, accept.encoding),
+            (Shape::Metadata("v1"), Encoding::Protobuf)
+        );
+        let table = "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1,application/json";
+        assert_eq!(negotiate(table, true), Ok(Accept::JSON));
+        assert_eq!(Accept::negotiate(None, true).unwrap(), Accept::JSON);
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod body;
+pub mod events;
 pub mod query;
 pub mod request;
 pub mod respond;

@@ -10,11 +10,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderValue, StatusCode, header};
 use schema::Resource;
 use serde_json::{Value, json};
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Answers below this size are not worth compressing; upstream's limit.
-const GZIP_MIN_BYTES: usize = 128 << 10;
+const GZIP_MIN_BYTES: u64 = 128 << 10;
 
 /// An answer with a body of a given type.
 pub fn bytes(code: u16, content_type: &'static str, body: impl Into<Bytes>) -> Response {
@@ -51,9 +50,10 @@ pub fn text(code: u16, body: impl Into<Bytes>) -> Response {
     bytes(code, "text/plain; charset=utf-8", body)
 }
 
-/// An error.
-pub fn failure(status: &Status) -> Response {
-    let mut response = json(status.code, &status.to_value());
+/// An error, in the client's encoding where that has a form for it.
+pub fn failure(accept: Accept, status: &Status) -> Response {
+    let shown = status.to_value();
+    let mut response = value(accept, status.code, &shown).unwrap_or_else(|_| json(status.code, &shown));
     if let Some(seconds) = status.details.get("retryAfterSeconds").and_then(Value::as_u64) {
         response
             .headers_mut()
@@ -70,6 +70,19 @@ pub fn value(accept: Accept, code: u16, value: &Value) -> Result<Response, Statu
             let text = yaml_serde::to_string(value).map_err(Status::internal)?;
             Ok(bytes(code, accept.content_type(), text))
         }
+        Encoding::Protobuf => {
+            let body = schema::protobuf::encode(value).map_err(no_protobuf)?;
+            Ok(bytes(code, accept.content_type(), body))
+        }
+    }
+}
+
+fn no_protobuf(error: schema::protobuf::Error) -> Status {
+    match error {
+        schema::protobuf::Error::UnknownType { .. } => {
+            Status::not_acceptable("application/json, application/yaml")
+        }
+        other => Status::internal(other),
     }
 }
 
@@ -97,7 +110,9 @@ pub fn object(
     let version = Version::new(resource, stored);
     match (call.accept.shape, call.accept.encoding) {
         (Shape::Full, Encoding::Json) => Ok(bytes(code, "application/json", version.bytes(object))),
-        (Shape::Full, Encoding::Yaml) => value(call.accept, code, &version.value(object)),
+        (Shape::Full, Encoding::Yaml | Encoding::Protobuf) => {
+            value(call.accept, code, &version.value(object))
+        }
         (Shape::Metadata(meta), _) => value(call.accept, code, &metadata_only(&version.value(object), meta)),
         (Shape::Table(meta), _) => {
             let rows = vec![row(call, resource, version, object, meta)];
@@ -143,11 +158,21 @@ pub fn list(
     resource: &'static Resource,
     stored: &Resource,
     meta: &ListMeta,
-    objects: &[Arc<Object>],
+    objects: Vec<Arc<Object>>,
 ) -> Result<Response, Status> {
     let version = Version::new(resource, stored);
     match (call.accept.shape, call.accept.encoding) {
-        (Shape::Full, Encoding::Json) => Ok(full_list(call, resource, version, meta, objects)),
+        (Shape::Full, Encoding::Json) => Ok(full_list(resource, version, meta, objects)),
+        (Shape::Full, Encoding::Protobuf) => {
+            let body = schema::protobuf::encode_list(
+                &resource.api_version(),
+                &resource.list_kind,
+                &resource.kind,
+                &meta.to_value(),
+                objects.iter().map(|o| Ok(version.value(o))),
+            );
+            Ok(bytes(200, call.accept.content_type(), body.map_err(no_protobuf)?))
+        }
         (Shape::Full, Encoding::Yaml) => {
             let items: Vec<Value> = objects.iter().map(|o| version.value(o)).collect();
             let list = json!({
@@ -181,86 +206,86 @@ pub fn list(
     }
 }
 
-/// A plain list is its objects' bytes with commas between them.
-fn full_list(
-    call: &Call,
-    resource: &Resource,
-    version: Version,
-    meta: &ListMeta,
-    objects: &[Arc<Object>],
-) -> Response {
+/// A plain list is its objects' bytes with commas between them, copied together when the connection takes them.
+fn full_list(resource: &Resource, version: Version, meta: &ListMeta, objects: Vec<Arc<Object>>) -> Response {
     let head = format!(
         "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
         resource.list_kind,
         resource.api_version(),
         meta.to_value()
     );
-    let size: usize = objects.iter().map(|o| o.bytes.len() + 1).sum();
-    if size < CHUNK_BYTES {
-        let mut body = BytesMut::with_capacity(head.len() + size + 2);
-        body.put(head.as_bytes());
-        for (index, object) in objects.iter().enumerate() {
-            if index > 0 {
-                body.put_u8(b',');
-            }
-            body.put(version.bytes(object));
-        }
-        body.put(&b"]}"[..]);
-        return bytes(200, "application/json", body);
-    }
-    let accepts_gzip = call
-        .header(header::ACCEPT_ENCODING)
-        .is_some_and(|value| value.split(',').any(|v| v.trim().starts_with("gzip")));
-    let chunks = list_chunks(head, version, objects);
-    let mut response = http::Response::new(Body::empty());
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if accepts_gzip
-        && size >= GZIP_MIN_BYTES
-        && let Some(packed) = gzip(&chunks)
-    {
-        response
-            .headers_mut()
-            .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        *response.body_mut() = Body::full(packed);
-        return response;
-    }
-    *response.body_mut() = Body::Chunks(chunks);
+    let mut response = bytes(200, "application/json", Bytes::new());
+    let separators = objects.len().saturating_sub(1);
+    let objects = objects.into_iter().map(move |o| version.bytes(&o));
+    *response.body_mut() = if version.is_same() {
+        // Every object is measured in the first pass and copied in the second.
+        let objects: Vec<Bytes> = objects.collect();
+        let size: usize = objects.iter().map(Bytes::len).sum();
+        let size = head.len() + size + separators + LIST_END.len();
+        Body::lazy(ListChunks::new(head, objects.into_iter()), size as u64)
+    } else {
+        Body::Chunks(ListChunks::new(head, objects).collect())
+    };
     response
 }
 
-/// Objects are copied together up to this size: larger writes make no difference to TLS.
+const LIST_END: &[u8] = b"]}";
+/// Objects are copied together up to about this size: larger writes make no difference to TLS.
 const CHUNK_BYTES: usize = 64 << 10;
 
-fn list_chunks(head: String, version: Version, objects: &[Arc<Object>]) -> VecDeque<Bytes> {
-    let mut chunks = VecDeque::new();
-    let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
-    chunk.put(head.as_bytes());
-    for (index, object) in objects.iter().enumerate() {
-        if index > 0 {
-            chunk.put_u8(b',');
-        }
-        let object = version.bytes(object);
-        if chunk.len() + object.len() > CHUNK_BYTES {
-            chunks.push_back(chunk.split().freeze());
-            chunk.reserve(CHUNK_BYTES);
-        }
-        chunk.put(object);
-    }
-    chunk.put(&b"]}"[..]);
-    chunks.push_back(chunk.freeze());
-    chunks
+/// The pieces of a list.
+struct ListChunks<I: Iterator> {
+    head: String,
+    objects: std::iter::Peekable<I>,
+    ended: bool,
 }
 
-fn gzip(chunks: &VecDeque<Bytes>) -> Option<Vec<u8>> {
-    use std::io::Write;
-    // Level 1, as upstream: the network is fast, the processor is not.
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(1));
-    for chunk in chunks {
-        encoder.write_all(chunk).ok()?;
+impl<I: Iterator<Item = Bytes>> ListChunks<I> {
+    fn new(head: String, objects: I) -> Self {
+        Self {
+            head,
+            objects: objects.peekable(),
+            ended: false,
+        }
     }
-    encoder.finish().ok()
+}
+
+impl<I: Iterator<Item = Bytes>> Iterator for ListChunks<I> {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        if self.ended {
+            return None;
+        }
+        let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
+        chunk.put(std::mem::take(&mut self.head).as_bytes());
+        while let Some(object) = self.objects.next() {
+            chunk.put(object);
+            let Some(next) = self.objects.peek() else { break };
+            chunk.put_u8(b',');
+            if chunk.len() + next.len() > CHUNK_BYTES {
+                return Some(chunk.freeze());
+            }
+        }
+        self.ended = true;
+        chunk.put(LIST_END);
+        Some(chunk.freeze())
+    }
+}
+
+/// Compresses an answer that is worth it for a client that can unpack it.
+pub fn compress(accept_encoding: Option<&HeaderValue>, response: &mut Response) {
+    let accepts = accept_encoding
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.split(',').any(|v| v.trim().starts_with("gzip")));
+    if !accepts || response.body().len().is_none_or(|size| size < GZIP_MIN_BYTES) {
+        return;
+    }
+    let body = std::mem::replace(response.body_mut(), Body::empty());
+    *response.body_mut() = body.gzip();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
 }
 
 /// `PartialObjectMetadata` of an object.

@@ -44,5 +44,5 @@ pub async fn delete(call: &Call, resource: &'static Resource, body: &[u8]) -> Re
         revision: store.revision(),
         ..ListMeta::default()
     };
-    respond::list(call, resource, cache.resource, &meta, &deleted)
+    respond::list(call, resource, cache.resource, &meta, deleted)
 }

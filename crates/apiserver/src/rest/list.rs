@@ -199,7 +199,7 @@ async fn from_cache(
             );
         }
     }
-    respond::list(call, resource, cache.resource, &meta, &objects)
+    respond::list(call, resource, cache.resource, &meta, objects)
 }
 
 /// A page as of one revision, which the cache does not keep.
@@ -261,7 +261,7 @@ async fn from_backend(
             break;
         }
     }
-    respond::list(call, resource, stored, &meta, &objects)
+    respond::list(call, resource, stored, &meta, objects)
 }
 
 #[cfg(test)]

@@ -1,19 +1,18 @@
-//! Watches: a stream of events from the cache, one JSON document per line.
+//! Watches: a stream of events from the cache.
 
 use super::list::Selectors;
 use super::read;
 use crate::call::{Call, Response};
-use crate::http::accept::{Encoding, Shape};
 use crate::http::body::Body;
+use crate::http::events::EventEncoder;
 use crate::http::respond;
 use crate::http::status::Status;
 use crate::store::cache::{Cursor, TooOld};
 use crate::store::{Event, EventKind, Freshness, Object, ResourceCache, Store, Version, object};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use rand::Rng;
 use schema::Resource;
-use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -25,43 +24,35 @@ const DEFAULT_TIMEOUT_SECONDS: std::ops::Range<u64> = 1800..3600;
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 /// Events that are sent in one piece.
 const BATCH: usize = 128;
-/// Marks the bookmark after the initial events of a streaming list.
-const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
+/// Initial events are sent in pieces of about this size, so that a large list is never in memory twice.
+const INITIAL_BYTES: usize = 64 << 10;
 
 /// Everything that a running watch needs.
 struct Watch {
     store: Arc<Store>,
     cache: Arc<ResourceCache>,
-    encoder: Encoder,
+    encoder: EventEncoder,
     selectors: Selectors,
     prefix: String,
     cursor: Cursor,
     /// Objects to send before the events.
-    initial: Vec<Arc<Object>>,
+    initial: std::vec::IntoIter<Arc<Object>>,
     /// The revision to mark when they have been sent.
     initial_end: Option<i64>,
     bookmarks: bool,
     next_bookmark: Instant,
+    /// Nothing is sent before this time.
+    paused_until: Instant,
     deadline: Instant,
     shutdown: CancellationToken,
     ended: bool,
 }
 
-/// Writes events in the form that the client accepts.
-struct Encoder {
-    call: Arc<Call>,
-    resource: &'static Resource,
-    version: Version,
-    columns_sent: bool,
-}
-
 /// Answers a watch.
 pub async fn watch(call: Arc<Call>, resource: &'static Resource) -> Result<Response, Status> {
-    if call.accept.encoding == Encoding::Yaml {
-        return Err(Status::not_acceptable(
-            "application/json, application/json;stream=watch",
-        ));
-    }
+    let content_type = call.accept.stream_content_type().ok_or_else(|| {
+        Status::not_acceptable("application/json, application/vnd.kubernetes.protobuf;stream=watch")
+    })?;
     let selectors = Selectors::read(&call, resource)?;
     let timeout = call
         .query
@@ -78,23 +69,20 @@ pub async fn watch(call: Arc<Call>, resource: &'static Resource) -> Result<Respo
         // Told within the stream, as upstream does: kube-rs lists anew only then.
         Err(status) if status.code == GONE => {
             let mut out = BytesMut::new();
-            line(&mut out, "ERROR", &object::to_bytes(&status.to_value()));
-            return Ok(respond::bytes(200, "application/json", out.freeze()));
+            let version = Version::new(resource, cache.resource);
+            EventEncoder::new(call, resource, version).error(&mut out, &status);
+            return Ok(respond::bytes(200, content_type, out.freeze()));
         }
         other => other?,
     };
     let now = Instant::now();
     let watch = Watch {
-        encoder: Encoder {
-            version: Version::new(resource, cache.resource),
-            resource,
-            columns_sent: false,
-            call: call.clone(),
-        },
+        encoder: EventEncoder::new(call.clone(), resource, Version::new(resource, cache.resource)),
         cursor: start.cursor,
-        initial: start.objects,
+        initial: start.objects.into_iter(),
         initial_end: (streaming_list && bookmarks).then_some(start.revision),
         next_bookmark: now + BOOKMARK_INTERVAL,
+        paused_until: now,
         deadline: now + Duration::from_secs(timeout),
         shutdown: call.server.shutdown.clone(),
         ended: false,
@@ -108,7 +96,7 @@ pub async fn watch(call: Arc<Call>, resource: &'static Resource) -> Result<Respo
         let chunk = watch.next().await?;
         Some((chunk, watch))
     });
-    let mut response = respond::bytes(200, "application/json", Bytes::new());
+    let mut response = respond::bytes(200, content_type, Bytes::new());
     *response.body_mut() = Body::Stream(chunks.boxed());
     Ok(response)
 }
@@ -183,15 +171,24 @@ impl Watch {
             return None;
         }
         let mut out = BytesMut::new();
-        for object in std::mem::take(&mut self.initial) {
+        for object in self.initial.by_ref() {
             if self.selectors.matches(&object) {
-                self.encoder.event(&mut out, "ADDED", &object);
+                self.encoder.object(&mut out, EventKind::Added, &object);
+                if out.len() >= INITIAL_BYTES {
+                    return Some(out.freeze());
+                }
             }
         }
         if let Some(revision) = self.initial_end.take() {
             self.encoder.bookmark(&mut out, revision, true);
         }
         loop {
+            if self.paused_until > Instant::now() {
+                tokio::select! {
+                    () = tokio::time::sleep_until(self.paused_until) => {}
+                    () = self.shutdown.cancelled() => return None,
+                }
+            }
             // Before the events: whatever is applied after it is sent later.
             let reached = self.store.revision();
             match self.cache.take(&mut self.cursor, BATCH) {
@@ -201,6 +198,7 @@ impl Watch {
                         self.filter(&mut out, event);
                     }
                     if !out.is_empty() {
+                        self.paused_until = Instant::now() + self.cache.pause();
                         return Some(out.freeze());
                     }
                     if drained && self.bookmarks && Instant::now() >= self.next_bookmark {
@@ -218,7 +216,7 @@ impl Watch {
                         "too old resource version: the watch fell behind ({})",
                         old.oldest
                     ));
-                    line(&mut out, "ERROR", &object::to_bytes(&status.to_value()));
+                    self.encoder.error(&mut out, &status);
                     return Some(out.freeze());
                 }
             }
@@ -251,63 +249,18 @@ impl Watch {
         let after = event.kind != EventKind::Deleted && self.selectors.matches(&event.object);
         match (before, after) {
             (false, false) => {}
-            (false, true) => self.encoder.event(out, "ADDED", &event.object),
-            (true, true) => self.encoder.event(out, "MODIFIED", &event.object),
+            (false, true) => self.encoder.event(out, EventKind::Added, event),
+            (true, true) => self.encoder.event(out, EventKind::Modified, event),
             (true, false) if event.kind == EventKind::Deleted => {
-                self.encoder.event(out, "DELETED", &event.object)
+                self.encoder.event(out, EventKind::Deleted, event)
             }
             (true, false) => {
                 // Its last state that matched, with the revision at which it ceased to.
                 if let Some(previous) = &event.previous {
-                    let object = Arc::new(previous.at_revision(event.object.revision));
-                    self.encoder.event(out, "DELETED", &object);
+                    let object = previous.at_revision(event.object.revision);
+                    self.encoder.object(out, EventKind::Deleted, &object);
                 }
             }
         }
     }
-}
-
-impl Encoder {
-    fn event(&mut self, out: &mut BytesMut, kind: &str, object: &Arc<Object>) {
-        match self.call.accept.shape {
-            Shape::Full => line(out, kind, &self.version.bytes(object)),
-            Shape::Metadata(form) => {
-                let value = respond::metadata_only(&self.version.value(object), form);
-                line(out, kind, &object::to_bytes(&value));
-            }
-            Shape::Table(form) => {
-                let row = respond::row(&self.call, self.resource, self.version, object, form);
-                let meta = json!({"resourceVersion": object.revision.to_string()});
-                let with_columns = !std::mem::replace(&mut self.columns_sent, true);
-                let table = respond::table(self.resource, form, meta, vec![row], with_columns);
-                line(out, kind, &object::to_bytes(&table));
-            }
-        }
-    }
-
-    fn bookmark(&mut self, out: &mut BytesMut, revision: i64, initial_end: bool) {
-        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
-        if initial_end {
-            metadata["annotations"] = json!({INITIAL_EVENTS_END: "true"});
-        }
-        let value: Value = match self.call.accept.shape {
-            Shape::Metadata(form) => json!({
-                "kind": "PartialObjectMetadata", "apiVersion": format!("meta.k8s.io/{form}"), "metadata": metadata,
-            }),
-            Shape::Table(form) => respond::table(self.resource, form, metadata, Vec::new(), false),
-            Shape::Full => json!({
-                "kind": self.resource.kind, "apiVersion": self.resource.api_version(), "metadata": metadata,
-            }),
-        };
-        line(out, "BOOKMARK", &object::to_bytes(&value));
-    }
-}
-
-fn line(out: &mut BytesMut, kind: &str, object: &[u8]) {
-    out.reserve(object.len() + 32);
-    out.put(&b"{\"type\":\""[..]);
-    out.put(kind.as_bytes());
-    out.put(&b"\",\"object\":"[..]);
-    out.put(object);
-    out.put(&b"}\n"[..]);
 }

@@ -4,11 +4,13 @@
 //! watcher costs no memory: it falls out of the window and has to list again.
 
 use super::Object;
+use bytes::Bytes;
 use parking_lot::RwLock;
 use schema::Resource;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Changes kept for watches that come back; more than what a busy resource sees during a reconnection.
@@ -17,6 +19,13 @@ const WINDOW_EVENTS: usize = 2048;
 const WINDOW_BYTES: usize = 4 << 20;
 /// Even large objects leave so many changes.
 const WINDOW_MIN_EVENTS: usize = 64;
+
+/// What sending to one watch costs: TLS, a system call, waking its reader.
+const COST_PER_WATCH: Duration = Duration::from_micros(20);
+/// Longest pause that a watch makes between two pieces; well below what a person or a controller notices.
+const MAX_PAUSE: Duration = Duration::from_millis(20);
+/// Shorter pauses than the timer's resolution are none.
+const MIN_PAUSE: Duration = Duration::from_millis(2);
 
 /// What happened to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +38,17 @@ pub enum EventKind {
     Deleted,
 }
 
+/// Forms of an event that are made for the first watch that wants them and shared by all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// The object in protobuf.
+    Protobuf,
+    /// Its metadata in JSON.
+    Metadata,
+    /// Its metadata in protobuf.
+    MetadataProtobuf,
+}
+
 /// One change.
 #[derive(Debug)]
 pub struct Event {
@@ -38,6 +58,23 @@ pub struct Event {
     pub object: Arc<Object>,
     /// The object before it.
     pub previous: Option<Arc<Object>>,
+    frames: [OnceLock<Bytes>; 3],
+}
+
+impl Event {
+    fn new(kind: EventKind, object: Arc<Object>, previous: Option<Arc<Object>>) -> Self {
+        Self {
+            kind,
+            object,
+            previous,
+            frames: Default::default(),
+        }
+    }
+
+    /// The event in a form, which `make` makes the first time.
+    pub fn frame(&self, form: Form, make: impl FnOnce() -> Bytes) -> &Bytes {
+        self.frames[form as usize].get_or_init(make)
+    }
 }
 
 #[derive(Default)]
@@ -151,22 +188,14 @@ impl ResourceCache {
                 } else {
                     EventKind::Added
                 };
-                Event {
-                    kind,
-                    object,
-                    previous,
-                }
+                Event::new(kind, object, previous)
             }
             None => {
                 let Some(previous) = inner.objects.remove(key) else {
                     return;
                 };
                 let object = Arc::new(previous.at_revision(revision));
-                Event {
-                    kind: EventKind::Deleted,
-                    object,
-                    previous: Some(previous),
-                }
+                Event::new(EventKind::Deleted, object, Some(previous))
             }
         };
         inner.push(Arc::new(event));
@@ -188,6 +217,14 @@ impl ResourceCache {
         let next = inner.first_sequence;
         drop(inner);
         self.next_sequence.send_replace(next);
+    }
+
+    /// How long a watch waits after it has sent something, so that a busy resource with many watches sends a few
+    /// events at once to each instead of every event by itself.
+    pub fn pause(&self) -> Duration {
+        let watches = u32::try_from(self.next_sequence.receiver_count()).unwrap_or(u32::MAX);
+        let pause = COST_PER_WATCH.saturating_mul(watches).min(MAX_PAUSE);
+        if pause < MIN_PAUSE { Duration::ZERO } else { pause }
     }
 
     /// Takes up to `limit` changes at the cursor and moves it on. An empty batch means that there is nothing new.
@@ -282,6 +319,31 @@ mod tests {
         assert!(cache.watch_from(9).is_err());
         let mut resumed = cache.watch_from(10).unwrap();
         assert_eq!(cache.take(&mut resumed, 1).unwrap()[0].object.revision, 11);
+    }
+
+    #[test]
+    fn only_many_watches_pause() {
+        let cache = cache();
+        let mut cursors = vec![cache.watch_from(0).unwrap()];
+        assert_eq!(cache.pause(), Duration::ZERO);
+        cursors.extend((0..2000).map(|_| cache.watch_from(0).unwrap()));
+        assert_eq!(cache.pause(), MAX_PAUSE);
+        drop(cursors);
+        assert_eq!(cache.pause(), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_frame_is_made_once() {
+        let cache = cache();
+        let mut cursor = cache.watch_from(0).unwrap();
+        put(&cache, "x", 5);
+        let event = cache.take(&mut cursor, 1).unwrap().remove(0);
+        let first = event.frame(Form::Protobuf, || Bytes::from_static(b"a")).clone();
+        assert_eq!(event.frame(Form::Protobuf, || unreachable!()), &first);
+        assert_eq!(
+            event.frame(Form::Metadata, || Bytes::from_static(b"b")).as_ref(),
+            b"b"
+        );
     }
 
     #[test]

@@ -19,6 +19,11 @@ impl Version {
         Self { wanted, same }
     }
 
+    /// Whether objects are answered as they are stored.
+    pub fn is_same(self) -> bool {
+        self.same
+    }
+
     /// The object's JSON.
     pub fn bytes(self, object: &Object) -> Bytes {
         if self.same {

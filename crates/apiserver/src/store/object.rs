@@ -4,6 +4,7 @@ use super::cipher::Cipher;
 use bytes::Bytes;
 use schema::Resource;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// An object as clients see it.
@@ -62,6 +63,14 @@ pub enum DecodeError {
         /// What the parser says.
         reason: String,
     },
+    /// Protobuf of an upstream server that cannot be read.
+    #[error("{key}: {source}")]
+    Protobuf {
+        /// Which key.
+        key: String,
+        /// What the decoder says.
+        source: schema::protobuf::Error,
+    },
     /// Encrypted with an unknown key, or damaged.
     #[error("{key}: cannot be decrypted")]
     Cipher {
@@ -84,6 +93,8 @@ impl Object {
             // It may be from before a change of its definition.
             value["apiVersion"] = resource.api_version().into();
             schema::default(resource, &mut value);
+        } else {
+            in_storage_version(resource, &mut value);
         }
         Ok(Self::from_value(resource, key, value, revision))
     }
@@ -148,18 +159,36 @@ impl Object {
     }
 }
 
-/// Decrypts and parses what the state store holds.
+/// Decrypts and parses what the state store holds: JSON, or protobuf that an upstream server left.
 fn decode_value(key: &str, stored: &[u8], cipher: Option<&Cipher>) -> Result<Value, DecodeError> {
-    let json_error = |e: serde_json::Error| DecodeError::Json {
+    let plain = if Cipher::is_sealed(stored) {
+        let open = cipher.and_then(|c| c.open(key, stored));
+        Cow::Owned(open.ok_or_else(|| DecodeError::Cipher { key: key.into() })?)
+    } else {
+        Cow::Borrowed(stored)
+    };
+    if plain.starts_with(schema::protobuf::MAGIC) {
+        return schema::protobuf::decode(&plain).map_err(|source| DecodeError::Protobuf {
+            key: key.into(),
+            source,
+        });
+    }
+    serde_json::from_slice(&plain).map_err(|e| DecodeError::Json {
         key: key.into(),
         reason: e.to_string(),
-    };
-    if Cipher::is_sealed(stored) {
-        let open = cipher.and_then(|c| c.open(key, stored));
-        let plain = open.ok_or_else(|| DecodeError::Cipher { key: key.into() })?;
-        return serde_json::from_slice(&plain).map_err(json_error);
+    })
+}
+
+/// An upstream server may have stored another version than the one that is stored here.
+fn in_storage_version(resource: &Resource, value: &mut Value) {
+    let api_version = value["apiVersion"].as_str().unwrap_or_default();
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    if group == resource.group && version == resource.version {
+        return;
     }
-    serde_json::from_slice(stored).map_err(json_error)
+    if let Some(written) = schema::registry().find(group, version, &resource.plural) {
+        super::convert::to_storage(written, resource, value);
+    }
 }
 
 /// The bytes to store: without the resourceVersion, which is the revision of the write, and encrypted where needed.
@@ -204,6 +233,44 @@ mod tests {
         let deleted = object.at_revision(123);
         assert_eq!(deleted.value()["metadata"]["resourceVersion"], "123");
         assert_eq!(encode(pods, &key, &deleted.value(), None), to_bytes(&value));
+    }
+
+    #[test]
+    fn what_an_upstream_server_left_is_read() {
+        let find = |group, version, plural| schema::registry().find(group, version, plural).unwrap();
+        let map =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "b"}, "data": {"k": "v"}});
+        let stored = schema::protobuf::encode(&map).unwrap();
+        let object = Object::decode(
+            find("", "v1", "configmaps"),
+            "/registry/configmaps/a/b",
+            &stored,
+            7,
+            None,
+        )
+        .unwrap();
+        assert_eq!(object.value()["data"], map["data"]);
+        assert_eq!(object.value()["metadata"]["resourceVersion"], "7");
+        // In another version than ours.
+        let scaler = json!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "b"},
+            "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 50}});
+        let stored = schema::protobuf::encode(&scaler).unwrap();
+        let resource = find("autoscaling", "v2", "horizontalpodautoscalers");
+        let value = Object::decode(
+            resource,
+            "/registry/horizontalpodautoscalers/a/b",
+            &stored,
+            7,
+            None,
+        )
+        .unwrap()
+        .value();
+        assert_eq!(value["apiVersion"], "autoscaling/v2");
+        assert_eq!(
+            value["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"],
+            50
+        );
+        assert!(Object::decode(resource, "k", b"k8s\0rubbish", 7, None).is_err());
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub fn kubectl(kubeconfig: &Path, arguments: &[&str], input: &str) -> (bool, Str
     use std::io::Write;
     use std::process::{Command, Stdio};
     let mut child = Command::new("timeout")
-        .args(["20", "kubectl", "--kubeconfig"])
+        .args(["60", "kubectl", "--kubeconfig"])
         .arg(kubeconfig)
         .args(arguments)
         .env("HOME", kubeconfig.parent().expect("in a directory"))

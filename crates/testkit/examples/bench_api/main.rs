@@ -1,0 +1,228 @@
+//! The workload of `cargo xtask bench api`: the API server in a process of its own against one durable etcd, with
+//! wrk and bare etcd clients beside it, over TLS and with RBAC. Prints a table in Markdown.
+#![allow(clippy::print_stdout)]
+
+mod http;
+mod process;
+mod setup;
+mod watchers;
+mod wrk;
+
+use anyhow::Result;
+use clap::Parser;
+use setup::Bench;
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Objects of the large list.
+const OBJECTS: usize = 20_000;
+/// Bytes of data in each.
+const DATA_BYTES: usize = 512;
+/// How long the server is left alone before its memory and processor time count.
+const IDLE: Duration = Duration::from_secs(20);
+
+#[derive(Parser)]
+enum Arguments {
+    /// Runs the API server (the bench starts this by itself).
+    Serve {
+        /// Where certificates are.
+        #[arg(long)]
+        dir: PathBuf,
+        /// Port.
+        #[arg(long)]
+        port: u16,
+        /// URL of etcd.
+        #[arg(long)]
+        etcd: String,
+    },
+    /// Measures.
+    Run {
+        /// Length of each load, in seconds.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+        /// Connected watchers.
+        #[arg(long, default_value_t = 1000)]
+        watchers: usize,
+    },
+}
+
+/// One line of the table.
+struct Row {
+    name: String,
+    ours: f64,
+    target: f64,
+    /// What bare etcd does in the same run.
+    etcd: Option<f64>,
+    /// More is better.
+    more: bool,
+    limit: &'static str,
+}
+
+fn main() -> Result<()> {
+    tls::install_provider();
+    match Arguments::parse() {
+        Arguments::Serve { dir, port, etcd } => setup::serve(&dir, port, etcd),
+        Arguments::Run { seconds, watchers } => {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()?;
+            let rows = runtime.block_on(measure(Duration::from_secs(seconds), watchers))?;
+            println!("{}", table(&rows));
+            Ok(())
+        }
+    }
+}
+
+async fn measure(length: Duration, watchers: usize) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    let (mut bench, first) = Bench::start().await?;
+    rows.push(row(
+        "start on an empty etcd, s",
+        first.as_secs_f64(),
+        0.3,
+        false,
+        "writes of the default objects",
+    ));
+    let again = bench.restart().await?;
+    rows.push(row(
+        "start again, s",
+        again.as_secs_f64(),
+        0.3,
+        false,
+        "reading etcd; TLS handshake of the first probe",
+    ));
+    bench.prepare().await?;
+    rows.push(memory(&bench, "idle, MB resident", 40.0)?);
+    let before = bench.server.cpu()?;
+    tokio::time::sleep(IDLE).await;
+    let busy = (bench.server.cpu()? - before).as_secs_f64() / IDLE.as_secs_f64() * 100.0;
+    rows.push(row(
+        "idle, % of a core",
+        busy,
+        0.5,
+        false,
+        "keep-alives and lease renewal",
+    ));
+
+    let started = Instant::now();
+    bench.fill(OBJECTS).await?;
+    eprintln_progress(&format!("filled in {:.1} s", started.elapsed().as_secs_f64()));
+    rows.push(memory(&bench, "with 20,000 ConfigMaps, MB resident", 150.0)?);
+
+    let etcd = bench.etcd_gets(length).await?;
+    let gets = wrk::get(&bench, length, 32, "/api/v1/namespaces/load/configmaps/c00007")?;
+    rows.push(Row {
+        etcd: Some(etcd),
+        ..row(
+            "GETs of one object/s, linearizable",
+            gets,
+            8.0 * 4750.0,
+            true,
+            "processor: TLS and system calls, shared with wrk and etcd",
+        )
+    });
+    let etcd = bench.etcd_lists(length).await?;
+    let lists = wrk::get(&bench, length, 4, "/api/v1/namespaces/load/configmaps")?;
+    rows.push(Row {
+        etcd: Some(etcd),
+        ..row(
+            "full lists of 20,000/s",
+            lists,
+            8.0 * 5.6,
+            true,
+            "TLS and copies of the kernel, shared with wrk",
+        )
+    });
+    rows.push(memory(&bench, "after the lists, MB resident", 150.0)?);
+
+    let fan = watchers::run(&bench, watchers, length).await?;
+    rows.push(row(
+        &format!("{watchers} watchers, 200 changes/s: p99 delivery, ms"),
+        fan.p99_ms,
+        50.0,
+        false,
+        "writes to sockets, one a watcher and batch",
+    ));
+    rows.push(row(
+        "changes/s that were made meanwhile",
+        fan.changes_per_second,
+        200.0,
+        true,
+        "the driver's pace",
+    ));
+
+    let etcd = bench.etcd_creates(length).await?;
+    let creates = wrk::create(&bench, length, 32)?;
+    let target = (2.0 * 1970.0f64).max(0.8 * etcd);
+    rows.push(Row {
+        etcd: Some(etcd),
+        ..row("creates/s", creates, target, true, "etcd's disk and processor")
+    });
+    Ok(rows)
+}
+
+fn row(name: &str, ours: f64, target: f64, more: bool, limit: &'static str) -> Row {
+    Row {
+        name: name.into(),
+        ours,
+        target,
+        etcd: None,
+        more,
+        limit,
+    }
+}
+
+fn memory(bench: &Bench, name: &str, target: f64) -> Result<Row> {
+    Ok(row(
+        name,
+        bench.server.resident_mb()?,
+        target,
+        false,
+        "objects, buffers of connections, the program itself",
+    ))
+}
+
+fn table(rows: &[Row]) -> String {
+    let mut out = String::from(
+        "| | measured | aim | reached | bare etcd | of bare etcd | limited by |\n|---|---|---|---|---|---|---|\n",
+    );
+    for row in rows {
+        let reached = if row.more {
+            row.ours / row.target
+        } else {
+            row.target / row.ours.max(0.001)
+        };
+        let etcd = row.etcd.map_or_else(
+            || "|".to_owned(),
+            |e| format!("{} | {:.0} %", number(e), row.ours / e * 100.0),
+        );
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            out,
+            "| {} | {} | {} | {:.2} x | {etcd} | {} |",
+            row.name,
+            number(row.ours),
+            number(row.target),
+            reached,
+            row.limit
+        );
+    }
+    out
+}
+
+fn number(value: f64) -> String {
+    match value {
+        v if v >= 100.0 => format!("{v:.0}"),
+        v if v >= 1.0 => format!("{v:.1}"),
+        v => format!("{v:.2}"),
+    }
+}
+
+/// Says on standard error how far it is.
+fn eprintln_progress(text: &str) {
+    use std::io::Write;
+    // Nobody has to read it.
+    let _ = writeln!(std::io::stderr(), "bench api: {text}");
+}
