@@ -185,6 +185,7 @@ async fn after_bootstrap(server: Arc<Server>) {
     tokio::join!(
         services::endpoints::run(server.clone()),
         custom::controller::run(server.clone()),
+        services::repair::run(server.clone()),
         bootstrap::aggregate::run(server)
     );
 }

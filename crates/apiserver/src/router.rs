@@ -1,6 +1,6 @@
 //! From a request to its handler: authentication, authorization, dispatch.
 
-use crate::authn::{self, User, token};
+use crate::authn::{self, User, bootstrap, token};
 use crate::authz::{Attributes, refusal};
 use crate::call::{Call, Response, read_body};
 use crate::http::accept::Accept;
@@ -222,6 +222,13 @@ async fn authenticate(
     let Some(text) = authn::bearer(headers)? else {
         return Ok(User::anonymous());
     };
+    if bootstrap::is_one(text) {
+        if bootstrap::verify(&server.store, text).is_none() {
+            // It may be newer than this server's cache.
+            server.store.fresh(crate::store::Freshness::Newest).await?;
+        }
+        return bootstrap::verify(&server.store, text).ok_or_else(Status::unauthorized);
+    }
     let audiences = [server.issuer.url.clone()];
     if let Some(verified) = token::verify(&server.issuer, &server.store, text, &audiences) {
         return Ok(verified.user);

@@ -5,7 +5,7 @@ use crate::authz::Attributes;
 use crate::call::Call;
 use crate::http::status::Status;
 use crate::store::Freshness;
-use schema::Resource;
+use schema::{Cause, Reason, Resource};
 use serde_json::Value;
 
 const GROUP: &str = "certificates.k8s.io";
@@ -45,6 +45,55 @@ pub async fn check(
     }
     let why = format!("user not permitted to {doing} requests with signerName {signer:?}");
     Err(Status::forbidden(resource, name, why))
+}
+
+/// A new request is by whoever sends it, whatever it says itself.
+pub fn name_requester(call: &Call, request: &mut Value) {
+    let user = call.user.to_value();
+    for field in ["username", "uid", "groups", "extra"] {
+        match user.get(field) {
+            Some(value) => request["spec"][field] = value.clone(),
+            None => {
+                if let Some(spec) = request.get_mut("spec").and_then(Value::as_object_mut) {
+                    spec.shift_remove(field);
+                }
+            }
+        }
+    }
+}
+
+/// Conditions that are new or have another status get their times.
+pub fn set_times(old: &Value, new: &mut Value) {
+    let before = crate::json::items(&old["status"], "conditions").to_vec();
+    for condition in crate::json::items_mut(new, &["status", "conditions"]) {
+        let same = before
+            .iter()
+            .find(|c| c["type"] == condition["type"] && c["status"] == condition["status"]);
+        for field in ["lastUpdateTime", "lastTransitionTime"] {
+            if condition[field].as_str().is_none_or(str::is_empty) {
+                condition[field] = match same {
+                    Some(same) if !same[field].is_null() => same[field].clone(),
+                    _ => crate::time::now().into(),
+                };
+            }
+        }
+    }
+}
+
+/// A request is approved or denied, not both.
+pub fn check_approval(request: &Value) -> Vec<Cause> {
+    let has = |kind: &str| {
+        let mut conditions = crate::json::items(&request["status"], "conditions").iter();
+        conditions.any(|c| c["type"] == kind)
+    };
+    if !(has("Approved") && has("Denied")) {
+        return Vec::new();
+    }
+    vec![Cause {
+        reason: Reason::Invalid,
+        field: "status.conditions".into(),
+        message: "Invalid value: \"Denied\": Approved and Denied conditions are mutually exclusive".into(),
+    }]
 }
 
 /// Rights are on the signer, or on all signers of its domain.

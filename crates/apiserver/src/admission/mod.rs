@@ -1,6 +1,6 @@
 //! Built-in admission: what the cluster adds to objects and refuses, after authorization and before storage.
 
-mod certificates;
+pub mod certificates;
 mod classes;
 mod limits;
 mod namespace;
@@ -55,12 +55,26 @@ pub async fn mutate(
                 storage::default_class(call, new);
                 storage::protect(new, storage::CLAIM_PROTECTION);
             }
+            ("certificates.k8s.io", "certificatesigningrequests") => certificates::name_requester(call, new),
             ("networking.k8s.io", "ingresses") => classes::default_ingress(call, new),
             ("", "persistentvolumes") => storage::protect(new, storage::VOLUME_PROTECTION),
             _ => {}
         }
     }
     Ok(())
+}
+
+/// Says which parts of a definition have no effect.
+fn warn_of_definition(call: &Call, definition: &Value) {
+    if !matches!(call.info.subresource.as_str(), "") {
+        return;
+    }
+    if schema::structural::has_cel_rules(&definition["spec"]["versions"]) {
+        call.warn("x-kubernetes-validations are stored, but this server does not evaluate rules in CEL yet");
+    }
+    if definition["spec"]["conversion"]["strategy"] == "Webhook" {
+        call.warn("spec.conversion: this server calls no webhooks yet; all versions show objects as they are stored");
+    }
 }
 
 /// Takes what the write needs from the quotas of its namespace: the last check before it is stored.
@@ -100,6 +114,7 @@ pub async fn validate(
         ("certificates.k8s.io", "certificatesigningrequests", _) => {
             certificates::check(call, operation, resource, old, new).await?;
         }
+        ("apiextensions.k8s.io", "customresourcedefinitions", _) => warn_of_definition(call, new),
         ("", "persistentvolumeclaims", Some(old)) => classes::resize(call, resource, old, new)?,
         _ => {}
     }

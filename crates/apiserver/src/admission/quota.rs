@@ -46,9 +46,7 @@ pub async fn take(
     if let Some(old) = old {
         let before = usage::of(resource, old);
         wanted.retain(|name, amount| {
-            let more = before
-                .get(name)
-                .map_or_else(|| amount.clone(), |b| amount.minus(b));
+            let more = before.get(name).map_or_else(|| *amount, |b| amount.minus(b));
             let raised = !more.is_negative() && !more.is_zero();
             *amount = more;
             raised
@@ -135,7 +133,7 @@ async fn raise(
     let counted: Amounts = wanted
         .iter()
         .filter(|(name, _)| hard.contains_key(*name))
-        .map(|(name, amount)| (name.clone(), amount.clone()))
+        .map(|(name, amount)| (name.clone(), *amount))
         .collect();
     if counted.is_empty() {
         return Ok(None);
@@ -155,7 +153,7 @@ async fn raise(
         let before = used.get(name).unwrap_or(&nothing);
         let after = counted
             .get(name)
-            .map_or_else(|| before.clone(), |more| before.plus(more));
+            .map_or_else(|| *before, |more| before.plus(more));
         if counted.contains_key(name) && after > *most {
             exceeded.push(name);
         }

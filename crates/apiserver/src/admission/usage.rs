@@ -12,7 +12,7 @@ pub type Amounts = BTreeMap<String, Quantity>;
 fn add(to: &mut Amounts, name: &str, amount: &Quantity) {
     let sum = match to.get(name) {
         Some(before) => before.plus(amount),
-        None => amount.clone(),
+        None => *amount,
     };
     to.insert(name.to_owned(), sum);
 }

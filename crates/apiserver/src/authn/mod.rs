@@ -1,5 +1,6 @@
 //! Who sends a request: a client certificate, a service-account token, or nobody.
 
+pub mod bootstrap;
 pub mod issuer;
 pub mod token;
 

@@ -85,7 +85,7 @@ async fn reconcile(server: &Arc<Server>, resource: &'static Resource) -> Result<
         }
         let now = crate::time::now();
         if names::status(definition, &all, &now).is_some() {
-            let call = internal_call(server, resource, name);
+            let call = internal_call(server, resource, name, "status");
             let done = update::update(&call, resource, Part::Raw, |old| {
                 Ok(names::status(old, &all, &now).unwrap_or_else(|| old.clone()))
             })
@@ -118,7 +118,7 @@ async fn clean_up(
         let cache = server.store.cache(stored)?;
         let (objects, _) = cache.list(&object::list_prefix(stored, ""));
         for object in &objects {
-            let call = internal_call(server, stored, &object.name);
+            let call = internal_call(server, stored, &object.name, "");
             let options = DeleteOptions::default();
             let deleted =
                 crate::rest::delete::remove(&call, stored, &object.namespace, &object.name, &options).await;
@@ -133,7 +133,7 @@ async fn clean_up(
             return Ok(false);
         }
     }
-    let call = internal_call(server, resource, name);
+    let call = internal_call(server, resource, name, "");
     let done = update::update(&call, resource, Part::Raw, |old| {
         let mut new = old.clone();
         let kept: Vec<String> = meta::finalizers(old)
@@ -151,7 +151,7 @@ async fn clean_up(
 }
 
 /// A request of the server to itself.
-fn internal_call(server: &Arc<Server>, resource: &Resource, name: &str) -> Call {
+fn internal_call(server: &Arc<Server>, resource: &Resource, name: &str, subresource: &str) -> Call {
     Call {
         server: server.clone(),
         user: User {
@@ -165,6 +165,7 @@ fn internal_call(server: &Arc<Server>, resource: &Resource, name: &str) -> Call 
             version: resource.version.to_string(),
             resource: resource.plural.to_string(),
             name: name.to_owned(),
+            subresource: subresource.to_owned(),
             ..RequestInfo::default()
         },
         query: Query::parse("fieldManager=kube-apiserver"),

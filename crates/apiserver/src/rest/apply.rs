@@ -102,7 +102,7 @@ fn configuration(call: &Call, resource: &Resource, body: &[u8]) -> Result<Value,
     meta::of(&mut config).insert("name".into(), call.info.name.clone().into());
     meta::set_namespace(resource, &mut config, &call.info.namespace)?;
     // What the schema has no place for is refused, whatever `fieldValidation` says: it could not be owned.
-    for issue in schema::prune(resource, &mut config) {
+    if let Some(issue) = schema::prune(resource, &mut config).first() {
         let problem = match issue.kind {
             IssueKind::Unknown => format!(".{}: field not declared in schema", issue.path),
             IssueKind::WrongType => format!(".{}: {}", issue.path, issue.message),

@@ -95,10 +95,16 @@ pub async fn list(call: &Call, resource: &'static Resource) -> Result<Response, 
             ));
         }
         let from = Continue::parse(text)?;
-        return from_backend(call, resource, &prefix, &selectors, limit, from).await;
+        let start = from.start.clone();
+        return match from_backend(call, resource, &prefix, &selectors, limit, from).await {
+            Err(status) if status.code == GONE => Ok(expired(start)),
+            other => other,
+        };
     }
     check_match(rule, revision)?;
-    let exact = rule == Some("Exact");
+    // A page of a certain revision is of exactly that one, as it was before there were rules.
+    let page = rule.is_none() && limit > 0 && !matches!(revision, None | Some("" | "0"));
+    let exact = rule == Some("Exact") || page;
     if exact {
         let revision = revision.unwrap_or_default();
         let revision = revision.parse().map_err(|_| read::invalid_revision(revision))?;
@@ -106,9 +112,37 @@ pub async fn list(call: &Call, resource: &'static Resource) -> Result<Response, 
             revision,
             start: String::new(),
         };
-        return from_backend(call, resource, &prefix, &selectors, limit, from).await;
+        return match from_backend(call, resource, &prefix, &selectors, limit, from).await {
+            Err(status) if status.code == GONE => Err(Status::expired(
+                "The resourceVersion for the provided list is too old.",
+            )),
+            other => other,
+        };
     }
     from_cache(call, resource, &prefix, &selectors, limit).await
+}
+
+/// Code of a status that says that a revision is not kept any more.
+const GONE: u16 = 410;
+/// The revision of a token that goes on with whatever is newest.
+const INCONSISTENT: i64 = -1;
+
+/// The revision of a token has been compacted: the rest of the list can be had as it is now.
+fn expired(start: String) -> Response {
+    let status = Status::expired(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list \
+         without the continue parameter, or use the continue token in this response to retrieve the remainder of \
+         the results. Continuing with the provided token results in an inconsistent list - objects that were \
+         created, modified, or deleted between the time the first chunk was returned and now may show up in the \
+         list.",
+    );
+    let token = Continue {
+        revision: INCONSISTENT,
+        start,
+    };
+    let mut value = status.to_value();
+    value["metadata"]["continue"] = token.encode().into();
+    respond::json(status.code, &value)
 }
 
 /// The rules for `resourceVersionMatch`.
@@ -175,8 +209,12 @@ async fn from_backend(
     prefix: &str,
     selectors: &Selectors,
     limit: usize,
-    from: Continue,
+    mut from: Continue,
 ) -> Result<Response, Status> {
+    if from.revision == INCONSISTENT {
+        // The newest state, and the same one for all that is left.
+        from.revision = call.server.store.backend().revision().await?;
+    }
     let store = &call.server.store;
     let stored = store.cache(resource)?.resource;
     let end = object::prefix_end(prefix);

@@ -65,6 +65,7 @@ fn ignored(resource: &Resource, part: Part) -> Set {
     match part {
         Part::Main if resource.has_status => Set::of(&["status"]),
         Part::Main | Part::Raw => Set::default(),
+        Part::Approval => Set::of(&["spec"]),
         Part::Status => {
             let mut set = Set::of(&["spec"]);
             if resource.is_custom() {

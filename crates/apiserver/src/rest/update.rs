@@ -2,7 +2,7 @@
 
 use super::managed::{self, Tracking, Writer};
 use super::{apply, check_kind, create, delete, meta, prune};
-use crate::admission::{self, Operation};
+use crate::admission::{self, Operation, certificates};
 use crate::call::{Call, Response};
 use crate::http::respond;
 use crate::http::status::Status;
@@ -21,6 +21,8 @@ pub enum Part {
     Main,
     /// The status.
     Status,
+    /// The approval of a certificate signing request.
+    Approval,
     /// Whatever the change itself does: bindings, finalizations and other subresources with rules of their own.
     Raw,
 }
@@ -162,6 +164,10 @@ async fn attempt(
             schema::default(resource, &mut new);
             schema::strategy::prepare_status_update(resource, &old, &mut new);
         }
+        Part::Approval => {
+            schema::strategy::prepare_approval_update(&old, &mut new);
+            certificates::set_times(&old, &mut new);
+        }
         Part::Raw => {}
     }
     track(call, resource, part, &old, &mut new, &sent);
@@ -169,6 +175,7 @@ async fn attempt(
     let causes = match part {
         Part::Main => schema::validate_update(resource, &old, &new),
         Part::Status => schema::validate_status_update(resource, &old, &new),
+        Part::Approval => certificates::check_approval(&new),
         Part::Raw => Vec::new(),
     };
     if !causes.is_empty() {

@@ -8,6 +8,7 @@ mod families;
 mod ips;
 pub mod network;
 mod ports;
+pub mod repair;
 
 use crate::call::Call;
 use crate::http::status::Status;
@@ -26,7 +27,7 @@ pub struct Allocated {
 }
 
 impl Allocated {
-    /// Gives everything back. A failure is logged: the repair at the next start of a server finds it.
+    /// Gives everything back. A failure is logged: the next repair finds it.
     pub async fn release(self, call: &Call) {
         self.release_at(&call.server).await;
     }

@@ -121,6 +121,29 @@ pub async fn release(server: &Arc<Server>, ports: &[u16]) -> Result<(), Status> 
     .await
 }
 
+/// Marks ports that a Service has; does nothing if they are marked.
+pub async fn mark(server: &Arc<Server>, ports: &[u16]) -> Result<(), Status> {
+    if ports.is_empty() {
+        return Ok(());
+    }
+    let taken = taken(server).await?;
+    if ports.iter().all(|port| taken.contains(port)) {
+        return Ok(());
+    }
+    change(server, |taken| {
+        taken.extend(ports);
+        Ok(())
+    })
+    .await
+}
+
+/// The ports that are marked as taken.
+pub async fn taken(server: &Arc<Server>) -> Result<BTreeSet<u16>, Status> {
+    let record = server.store.backend().get(KEY).await?.0;
+    let taken = record.and_then(|record| decode(&record.value, &server.services.ports));
+    Ok(taken.unwrap_or_else(|| in_use(server)))
+}
+
 /// Changes the set of taken ports, against other servers.
 async fn change(
     server: &Arc<Server>,

@@ -101,8 +101,8 @@ pub fn track_update(resource: &Resource, old: &Value, new: &mut Value, sent: &Va
     }
     let custom = resource.structural();
     let ty = Type::of(resource, custom.as_deref());
-    let comparison =
-        compare::compare(ty, &without_entries(old), &without_entries(new)).without(manager.ignored);
+    let (before, after) = (bare(resource, old), bare(resource, new));
+    let comparison = compare::compare(ty, &before, &after).without(manager.ignored);
     if comparison.is_empty() {
         managers::write(new, entries);
         return;
@@ -275,6 +275,23 @@ fn without_entries(object: &Value) -> Value {
     let mut object = object.clone();
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.shift_remove("managedFields");
+    }
+    object
+}
+
+/// An object as it is compared: without entries, and with what upstream's struct has even where nothing is set.
+fn bare(resource: &Resource, object: &Value) -> Value {
+    let mut object = without_entries(object);
+    let facts = facts();
+    if let (Some(id), Some(o)) = (resource.type_id, object.as_object_mut()) {
+        for name in ["spec", "status"] {
+            let held = facts
+                .field(id, name)
+                .is_some_and(|f| facts.structure(f.shape).is_some());
+            if held && o.get(name).is_none_or(Value::is_null) {
+                o.insert(name.to_owned(), Value::Object(Map::new()));
+            }
+        }
     }
     object
 }

@@ -18,8 +18,11 @@ pub struct Published<'a> {
     pub schema: Value,
 }
 
+/// Parts of a document by name.
+type Named = Vec<(String, Value)>;
+
 /// Paths and definitions of custom resources, to be added to version 2.
-pub(super) fn v2_parts(published: &[Published<'_>]) -> (Vec<(String, Value)>, Vec<(String, Value)>) {
+pub(super) fn v2_parts(published: &[Published<'_>]) -> (Named, Named) {
     parts(published, Flavour::V2)
 }
 
@@ -49,7 +52,7 @@ pub fn v3_custom(published: &[Published<'_>]) -> Vec<u8> {
     out
 }
 
-fn parts(published: &[Published<'_>], flavour: Flavour) -> (Vec<(String, Value)>, Vec<(String, Value)>) {
+fn parts(published: &[Published<'_>], flavour: Flavour) -> (Named, Named) {
     let (mut paths, mut definitions) = (Vec::new(), Vec::new());
     for one in published {
         let name = definition_name(one.resource);
@@ -181,6 +184,7 @@ fn paths_of(r: &Resource, name: &str, flavour: Flavour) -> Vec<(String, Value)> 
 }
 
 fn refer(method: &str, operation: &mut Value, name: &str, flavour: Flavour) {
+    no_strategic_merge(method, operation);
     let action = operation["x-kubernetes-action"]
         .as_str()
         .unwrap_or_default()
@@ -221,6 +225,23 @@ fn refer(method: &str, operation: &mut Value, name: &str, flavour: Flavour) {
         Flavour::V3 => {
             operation["requestBody"] = json!({"required": true, "content": {"*/*": {"schema": schema}}});
         }
+    }
+}
+
+/// A custom resource has no merge keys for strategic merge patch, and clients choose by this what they send.
+fn no_strategic_merge(method: &str, operation: &mut Value) {
+    const STRATEGIC: &str = "application/strategic-merge-patch+json";
+    if method != "patch" {
+        return;
+    }
+    if let Some(list) = operation.get_mut("consumes").and_then(Value::as_array_mut) {
+        list.retain(|kind| kind != STRATEGIC);
+    }
+    let content = operation
+        .get_mut("requestBody")
+        .and_then(|body| body.get_mut("content"));
+    if let Some(content) = content.and_then(Value::as_object_mut) {
+        content.shift_remove(STRATEGIC);
     }
 }
 
@@ -267,6 +288,9 @@ mod tests {
                 "{path}"
             );
         }
+        let patches = &v3["paths"][format!("{base}/{{name}}")]["patch"]["requestBody"]["content"];
+        assert!(patches.get("application/merge-patch+json").is_some());
+        assert!(patches.get("application/strategic-merge-patch+json").is_none());
         let (paths, definitions) = v2_parts(&published);
         assert!(paths.iter().any(|(path, item)| *path == base
             && item["get"]["responses"]["200"]["schema"]["$ref"] == format!("#/definitions/{name}List")));
