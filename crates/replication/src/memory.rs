@@ -7,9 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Arenas of the allocator: as many as threads do I/O at the same time on a small machine.
 const ARENAS: libc::c_int = 2;
-/// Allocations of at least this size are returned when they are freed, bytes: replayed journal segments and the
-/// largest messages, not the blocks of ordinary I/O.
-const LARGE_BYTES: libc::c_int = 1 << 20;
+/// Allocations of at least this size are returned when they are freed, bytes: replayed journal segments, not what
+/// ordinary I/O needs. A message of 1 MiB that is mapped and unmapped each time costs more in page faults than
+/// everything else that is done with it.
+const LARGE_BYTES: libc::c_int = 4 << 20;
+/// So much may be free at the end of an arena before it is given back while there is work, bytes. With glibc's 128 KiB
+/// each slice of write-back grew and shrank the heap.
+const KEEP_BYTES: libc::c_int = 32 << 20;
 /// Trimming walks the heap, so it is done at most so often.
 const PAUSE: Nanos = 5 * SECOND;
 
@@ -21,6 +25,7 @@ pub fn configure() {
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, ARENAS);
         libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, KEEP_BYTES);
     }
 }
 

@@ -66,6 +66,9 @@ pub fn print(rows: &[Row]) {
             row.target,
             if row.met { "met" } else { "missed" }
         );
+        if let Some(cpu) = row.details["cpuUs"].as_f64() {
+            println!("{:>61} {cpu:.0} us of CPU each in engine and stores", "");
+        }
     }
 }
 
