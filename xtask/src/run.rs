@@ -17,6 +17,12 @@ pub fn hikube_binary() -> PathBuf {
     target.join("release/hikube")
 }
 
+/// Builds every program. The whole workspace: another selection of packages has other features, and would compile
+/// the dependencies again.
+pub fn build() -> Result<()> {
+    cargo(&["build", "--release", "--workspace", "--bins"])
+}
+
 /// Says what comes next.
 pub fn step(what: &str) {
     println!("==> {what}");

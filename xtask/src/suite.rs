@@ -24,22 +24,11 @@ const PARTS: &[Part] = &[
             "warnings",
         ])
     }),
-    ("unit", || {
-        cargo(&["test", "--release", "--workspace", "--no-fail-fast"])
-    }),
+    ("unit", || tests(&["--lib", "--bins"])),
+    ("integration", || tests(&["--test", "*"])),
     ("sim", || simulate(&["--seeds".into(), "50".into()])),
-    ("cluster", || cluster(&["--only", STEADY], &[])),
-    ("acceptance", || cluster(&[], &[])),
+    ("cluster", || cluster(&[], &[])),
 ];
-
-/// Parts that run only when they are named. `integration` needs root, containerd and an etcd for each test;
-/// `acceptance` is `cluster` with every step. They become part of the ordinary run once they have passed on a
-/// quiet machine several times in a row.
-const BY_NAME: &[&str] = &["integration", "acceptance"];
-
-/// Steps of the cluster test that the ordinary run includes.
-const STEADY: &str =
-    "manifests,up,idle,workloads,kubectl,network,postgres,region-fail,region-cut,control-plane,kill-all";
 
 /// Runs the named parts, or all, and ends with one line that counts them.
 pub fn test(names: &[String]) -> Result<()> {
@@ -53,12 +42,7 @@ pub fn test(names: &[String]) -> Result<()> {
     packages::install(packages::TESTS)?;
     let (mut passed, mut failed) = (0, Vec::new());
     for (name, part) in PARTS {
-        let chosen = if names.is_empty() {
-            !BY_NAME.contains(name)
-        } else {
-            names.iter().any(|n| n == name)
-        };
-        if !chosen {
+        if !names.is_empty() && !names.iter().any(|n| n == name) {
             continue;
         }
         step(name);
@@ -81,6 +65,16 @@ pub fn test(names: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Runs the tests of these targets in the whole workspace. Several test programs of one run would compete for two
+/// cores; cargo runs them one after the other.
+fn tests(targets: &[&str]) -> Result<()> {
+    let mut command = Command::new(cargo_program());
+    command
+        .args(["test", "--release", "--workspace", "--no-fail-fast"])
+        .args(targets);
+    checked(&mut command)
+}
+
 /// Licences, advisories and banned crates; cargo-deny is not in Debian, so its absence is said and passed over.
 fn deny() -> Result<()> {
     if !has_program("cargo-deny") {
@@ -90,28 +84,18 @@ fn deny() -> Result<()> {
     cargo(&["deny", "--offline", "check", "bans", "licenses", "sources"])
 }
 
-/// Simulates the replication core.
+/// Simulates the replication core. Built for the whole workspace, since another selection of packages has other
+/// features and would compile the dependencies again.
 pub fn simulate(args: &[String]) -> Result<()> {
-    let mut command = Command::new(cargo_program());
-    command
-        .args([
-            "run",
-            "--release",
-            "-p",
-            "hikube-replication",
-            "--example",
-            "sim",
-            "--",
-        ])
-        .args(args);
-    checked(&mut command)
+    cargo(&["build", "--release", "--workspace", "--example", "sim"])?;
+    checked(Command::new(run::hikube_binary().with_file_name("examples").join("sim")).args(args))
 }
 
 /// Runs the cluster test (`crates/cluster-test`) against the built binary.
 pub fn cluster(mode: &[&str], args: &[String]) -> Result<()> {
     packages::install(packages::CLUSTER)?;
     packages::install(packages::TESTS)?;
-    cargo(&["build", "--release", "-p", "hikube", "-p", "hikube-cluster-test"])?;
+    run::build()?;
     let runner = run::hikube_binary().with_file_name("cluster-test");
     checked(
         Command::new(runner)

@@ -8,6 +8,7 @@ use crate::http::accept::Accept;
 use crate::http::body::Body;
 use crate::http::respond;
 use crate::http::status::Status;
+use crate::proxy;
 use crate::store::{Freshness, builtin};
 use http::{HeaderMap, HeaderName, Request, StatusCode, header};
 use http_body_util::{BodyExt, Either, Empty};
@@ -17,6 +18,7 @@ use rustls::pki_types::ServerName;
 use schema::Resource;
 use serde_json::Value;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 /// Where kubelets listen when their Node does not say.
@@ -46,6 +48,13 @@ pub async fn relay(
     if !listed && !streams {
         return Err(Status::method_not_allowed());
     }
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    if call.info.subresource == "proxy" && !resource.is("", "nodes") {
+        let (host, port) = proxy::destination(call, resource).await?;
+        let target = with_query(proxy::path(request.uri().path(), true), &query);
+        let stream = dial(&host, port).await?;
+        return forward(call, stream, &format!("{host}:{port}"), &target, request).await;
+    }
     let store = &call.server.store;
     let found = store
         .get(resource, &call.info.namespace, &call.info.name, Freshness::Newest)
@@ -53,16 +62,8 @@ pub async fn relay(
     let object = found
         .ok_or_else(|| Status::not_found(resource, &call.info.name))?
         .value();
-    let query = request.uri().query().unwrap_or_default().to_owned();
     let (node, path) = match (resource.plural.as_ref(), call.info.subresource.as_str()) {
-        ("nodes", _) => (call.info.name.clone(), format!("/{}", call.info.rest)),
-        ("pods", "proxy") | ("services", _) => {
-            return Err(Status::new(
-                501,
-                "NotImplemented",
-                "proxying to pods and services is not supported yet",
-            ));
-        }
+        ("nodes", _) => (call.info.name.clone(), proxy::path(request.uri().path(), false)),
         ("pods", sub) => {
             let node = object["spec"]["nodeName"].as_str().unwrap_or_default().to_owned();
             if node.is_empty() {
@@ -74,14 +75,32 @@ pub async fn relay(
         _ => return Err(Status::no_such_path()),
     };
     let query = kubelet_query(&call.info.subresource, &query);
-    let target = if query.is_empty() {
-        path
-    } else {
-        format!("{path}?{query}")
-    };
+    let target = with_query(path, &query);
     let (host, port) = address(call, &node).await?;
     let stream = connect(call, &node, &host, port).await?;
     forward(call, stream, &host, &target, request).await
+}
+
+fn with_query(path: String, query: &str) -> String {
+    if query.is_empty() {
+        path
+    } else {
+        format!("{path}?{query}")
+    }
+}
+
+/// Connects to a pod.
+async fn dial(host: &str, port: u16) -> Result<TcpStream, Status> {
+    let failed = |e: &dyn std::fmt::Display| {
+        Status::unavailable(format!(
+            "error trying to reach service: dial tcp {host}:{port}: {e}"
+        ))
+    };
+    match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((host, port))).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(failed(&error)),
+        Err(_) => Err(failed(&"i/o timeout")),
+    }
 }
 
 /// The kubelet's names of the streams of exec and attach.
@@ -236,12 +255,12 @@ fn wants_upgrade(headers: &HeaderMap) -> bool {
 
 async fn forward(
     call: &Call,
-    stream: Stream,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     host: &str,
     target: &str,
     mut request: Request<Incoming>,
 ) -> Result<Response, Status> {
-    let failed = |e: hyper::Error| Status::internal(format!("error proxying to the kubelet: {e}"));
+    let failed = |e: hyper::Error| Status::internal(format!("error proxying to {host}: {e}"));
     let upgrades = wants_upgrade(request.headers());
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
@@ -278,7 +297,7 @@ async fn forward(
     let sent = sent.body(body).map_err(Status::internal)?;
     let mut answer = sender.send_request(sent).await.map_err(failed)?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return relay_answer(answer).await;
+        return relay_answer(call, answer).await;
     }
     let Some(client) = upgraded_client else {
         return Err(Status::internal("the kubelet changed the protocol unasked"));
@@ -303,7 +322,7 @@ async fn forward(
 }
 
 /// An answer that is no upgrade. A kubelet's plain-text error becomes a `Status`, as upstream does for logs.
-async fn relay_answer(answer: http::Response<Incoming>) -> Result<Response, Status> {
+async fn relay_answer(call: &Call, answer: http::Response<Incoming>) -> Result<Response, Status> {
     const MAX_ERROR_BYTES: usize = 64 << 10;
     let status = answer.status();
     let json = answer
@@ -312,7 +331,8 @@ async fn relay_answer(answer: http::Response<Incoming>) -> Result<Response, Stat
         .and_then(|v| v.to_str().ok())
         .is_some_and(|v| v.starts_with("application/json"));
     let (mut parts, body) = answer.into_parts();
-    if status.is_client_error() && !json {
+    // What is behind a proxy answers for itself.
+    if status.is_client_error() && !json && call.info.subresource != "proxy" {
         let text = http_body_util::Limited::new(body, MAX_ERROR_BYTES)
             .collect()
             .await;

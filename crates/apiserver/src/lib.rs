@@ -7,6 +7,7 @@ mod authz;
 mod bootstrap;
 mod call;
 mod compact;
+mod custom;
 mod eviction;
 mod health;
 mod http;
@@ -16,6 +17,7 @@ mod kubelet;
 mod listen;
 mod metrics;
 mod plain;
+mod proxy;
 mod rest;
 mod reviews;
 mod router;
@@ -182,6 +184,7 @@ async fn after_bootstrap(server: Arc<Server>) {
     bootstrap::run(server.clone()).await;
     tokio::join!(
         services::endpoints::run(server.clone()),
+        custom::controller::run(server.clone()),
         bootstrap::aggregate::run(server)
     );
 }

@@ -1,6 +1,8 @@
 //! Paths that are no resource: discovery, OpenAPI, version, health, metrics, keys.
 
 use crate::call::Response;
+use crate::custom::documents as custom;
+use crate::custom::openapi;
 use crate::health;
 use crate::http::query::Query;
 use crate::http::request::RequestInfo;
@@ -38,7 +40,7 @@ pub async fn answer(
     let accept = accept.unwrap_or_default();
     let segments: Vec<&str> = info.path.trim_matches('/').split('/').collect();
     match segments.as_slice() {
-        [""] => Ok(respond::json(200, &json!({"paths": paths()}))),
+        [""] => Ok(respond::json(200, &json!({"paths": paths(server)}))),
         ["version"] => Ok(respond::json(200, &version())),
         ["livez" | "readyz" | "healthz", rest @ ..] => {
             Ok(health::answer(server, segments[0], rest, query).await)
@@ -56,22 +58,20 @@ pub async fn answer(
         [".well-known", "openid-configuration"] => Ok(respond::json(200, &openid(server))),
         ["api"] => Ok(group_list(server, accept, true)),
         ["apis"] => Ok(group_list(server, accept, false)),
-        ["api", version] => resource_list(version),
+        ["api", version] => resource_list(server, version),
         ["apis", group] => {
-            let group = discovery::api_group(group).ok_or_else(Status::no_such_path)?;
+            let group = discovery::api_group(group)
+                .or_else(|| custom::group(server, group))
+                .ok_or_else(Status::no_such_path)?;
             Ok(respond::json(200, &group))
         }
-        ["apis", group, version] => resource_list(&format!("{group}/{version}")),
-        ["openapi", ..] if known_etag == Some(DOCUMENT_ETAG) => Ok(respond::not_modified(DOCUMENT_ETAG)),
-        ["openapi", "v2"] => Ok(openapi_v2(accept)),
-        ["openapi", "v3"] => Ok(document("application/json", schema::openapi::v3_index())),
-        ["openapi", "v3", "api", version] => openapi_v3(version),
-        ["openapi", "v3", "apis", group, version] => openapi_v3(&format!("{group}/{version}")),
+        ["apis", group, version] => resource_list(server, &format!("{group}/{version}")),
+        ["openapi", rest @ ..] => openapi::answer(server, rest, accept, known_etag),
         _ => Err(Status::no_such_path()),
     }
 }
 
-fn paths() -> Vec<String> {
+fn paths(server: &Server) -> Vec<String> {
     let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis"]
         .map(str::to_owned)
         .into();
@@ -96,7 +96,12 @@ fn paths() -> Vec<String> {
         ]
         .map(str::to_owned),
     );
+    for resource in server.store.customs().resources() {
+        paths.push(format!("/apis/{}", resource.group));
+        paths.push(format!("/apis/{}", resource.api_version()));
+    }
     paths.sort();
+    paths.dedup();
     paths
 }
 
@@ -138,14 +143,17 @@ fn group_list(server: &Server, accept: &str, core: bool) -> Response {
         let value = if core {
             discovery::api_versions(&own_address(server))
         } else {
-            discovery::api_group_list(Vec::new())
+            discovery::api_group_list(discovery::custom_entries(&server.store.customs().resources()))
         };
         return respond::json(200, &value);
     };
     let value = if core {
         discovery::aggregated_api(version)
     } else {
-        discovery::aggregated_apis(version, Vec::new())
+        discovery::aggregated_apis(
+            version,
+            discovery::aggregated_custom(&server.store.customs().resources()),
+        )
     };
     let content_type = match version {
         AggregatedVersion::V2 => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
@@ -160,36 +168,11 @@ fn group_list(server: &Server, accept: &str, core: bool) -> Response {
     response
 }
 
-fn resource_list(group_version: &str) -> Result<Response, Status> {
-    let list = discovery::resource_list(group_version).ok_or_else(Status::no_such_path)?;
+fn resource_list(server: &Server, group_version: &str) -> Result<Response, Status> {
+    let list = discovery::resource_list(group_version)
+        .or_else(|| custom::resource_list(server, group_version))
+        .ok_or_else(Status::no_such_path)?;
     Ok(respond::json(200, &list))
-}
-
-fn openapi_v2(accept: &str) -> Response {
-    if accept.contains("application/com.github.proto-openapi.spec.v2@v1.0+protobuf") {
-        let content_type = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-        return document(content_type, schema::openapi::v2_protobuf());
-    }
-    document("application/json", schema::openapi::v2_json())
-}
-
-fn openapi_v3(group_version: &str) -> Result<Response, Status> {
-    let document = schema::openapi::v3(group_version).ok_or_else(Status::no_such_path)?;
-    Ok(self::document("application/json", document))
-}
-
-/// Built-in documents change only with the program.
-const DOCUMENT_ETAG: &str = concat!("\"hikube-", env!("CARGO_PKG_VERSION"), "\"");
-
-fn document(content_type: &'static str, body: Vec<u8>) -> Response {
-    let mut response = respond::bytes(200, content_type, body);
-    response
-        .headers_mut()
-        .insert(header::ETAG, HeaderValue::from_static(DOCUMENT_ETAG));
-    response
-        .headers_mut()
-        .insert(header::VARY, HeaderValue::from_static("Accept"));
-    response
 }
 
 #[cfg(test)]

@@ -9,7 +9,9 @@ use crate::http::request::RequestInfo;
 use crate::http::respond;
 use crate::http::status::Status;
 use crate::rest::update::Part;
-use crate::rest::{create, delete, delete_collection, list, patch, read, subresource, update, watch};
+use crate::rest::{
+    create, delete, delete_collection, list, managed, patch, read, subresource, update, watch,
+};
 use crate::server::Server;
 use crate::{impersonate, plain};
 use http::Request;
@@ -31,7 +33,10 @@ pub async fn handle(
     server.metrics.in_flight.fetch_add(1, Ordering::Relaxed);
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
-    let (verb, known) = (info.verb.clone(), info.lookup().map(|r| r.plural.to_string()));
+    let (verb, known) = (
+        info.verb.clone(),
+        lookup(&server, &info).map(|r| r.plural.to_string()),
+    );
     let path = info.path.clone();
     let accept_encoding = request.headers().get(http::header::ACCEPT_ENCODING).cloned();
     let mut response = match answer(&server, peer, info, query, request).await {
@@ -81,7 +86,7 @@ async fn answer(
             .and_then(|v| v.to_str().ok());
         return plain::answer(server, &info, &query, header, etag).await;
     }
-    let resource = info.lookup().ok_or_else(Status::no_such_path)?;
+    let resource = find(server, &info).await?;
     if resource.namespaced && info.namespace.is_empty() && !info.name.is_empty() {
         return Err(Status::no_such_path());
     }
@@ -132,6 +137,29 @@ async fn answer(
     Ok(response)
 }
 
+/// The resource that a request is about, as far as this server knows.
+fn lookup(server: &Server, info: &RequestInfo) -> Option<&'static Resource> {
+    if let Some(resource) = info.lookup() {
+        return Some(resource);
+    }
+    let customs = server.store.customs();
+    customs
+        .find(&info.group, &info.version, &info.resource)
+        .map(|served| served.resource)
+}
+
+/// The resource that a request is about. One that another server has just begun to serve is found here, too.
+async fn find(server: &Server, info: &RequestInfo) -> Result<&'static Resource, Status> {
+    if let Some(resource) = lookup(server, info) {
+        return Ok(resource);
+    }
+    // Groups of custom resources have a dot.
+    if info.group.contains('.') {
+        server.store.fresh(crate::store::Freshness::Newest).await?;
+    }
+    lookup(server, info).ok_or_else(Status::no_such_path)
+}
+
 /// What the request asks for. A list or watch of one object by its name is about that object.
 fn attributes(info: &RequestInfo, query: &Query) -> Attributes {
     let mut wanted = Attributes::from(info);
@@ -163,16 +191,16 @@ async fn authorize(
     server.store.fresh(crate::store::Freshness::Newest).await?;
     match server.authorizer.allows(&server.store, user, wanted) {
         Ok(()) => Ok(()),
-        Err(reason) => Err(forbidden(info, user, wanted, &reason)),
+        Err(reason) => Err(forbidden(server, info, user, wanted, &reason)),
     }
 }
 
-fn forbidden(info: &RequestInfo, user: &User, wanted: &Attributes, reason: &str) -> Status {
+fn forbidden(server: &Server, info: &RequestInfo, user: &User, wanted: &Attributes, reason: &str) -> Status {
     let why = refusal(user, wanted, reason);
     if !info.is_resource() {
         return Status::new(403, "Forbidden", format!("forbidden: {why}"));
     }
-    let mut status = match info.lookup() {
+    let mut status = match lookup(server, info) {
         Some(resource) => Status::forbidden(resource, &info.name, why),
         None => Status::new(403, "Forbidden", format!("{} is forbidden: {why}", info.resource)),
     };
@@ -208,8 +236,28 @@ async fn authenticate(
     Err(Status::unauthorized())
 }
 
+/// Tells users of a deprecated version, and refuses new objects of a definition that is being deleted.
+fn check_custom(call: &Call, resource: &Resource) -> Result<(), Status> {
+    let customs = call.server.store.customs();
+    let Some(served) = customs.find(&resource.group, &resource.version, &resource.plural) else {
+        return Err(Status::no_such_path());
+    };
+    if let Some(warning) = served.deprecated {
+        call.warn(warning);
+    }
+    if served.terminating && call.info.verb == "create" && call.info.subresource.is_empty() {
+        let message = "create not allowed while custom resource definition is terminating";
+        return Err(Status::new(405, "MethodNotAllowed", message));
+    }
+    Ok(())
+}
+
 async fn dispatch(call: &Arc<Call>, resource: &'static Resource, body: &[u8]) -> Result<Response, Status> {
     let verb = call.info.verb.as_str();
+    managed::check_options(call)?;
+    if resource.is_custom() {
+        check_custom(call, resource)?;
+    }
     if !call.info.subresource.is_empty() {
         let known = resource
             .subresource(&call.info.subresource)

@@ -31,6 +31,14 @@ pub enum Error {
         /// How many devices were tried.
         attempts: u32,
     },
+    /// An NBD server cannot listen there.
+    #[error("listen on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
     /// The device is mounted or otherwise held.
     #[error("{device} is in use")]
     InUse {

@@ -1,12 +1,14 @@
-//! Block devices for the kernel over one [`BlockDevice`] trait: a file in a FUSE mount under a loop device.
-//! Nothing here knows replication.
+//! Block devices over one [`BlockDevice`] trait: for the kernel a file in a FUSE mount under a loop device, for
+//! everybody else an NBD server. Nothing here knows replication.
 //!
 //! ```text
 //! ext4 ── /dev/loopN ── <dir>/volume (FUSE) ── BlockDevice
+//! qemu, libnbd, fio ── Unix or TCP socket ── nbd::Server ── BlockDevice
 //! ```
 //!
 //! - [`BlockDevice`]: what an implementation serves.
 //! - [`Attachment`]: exposes one as `/dev/loopN`, grows it, takes it away.
+//! - [`nbd`]: serves devices to NBD clients.
 //! - [`clean_stale`]: removes what a killed process left under its directory.
 
 mod attach;
@@ -14,6 +16,7 @@ mod error;
 mod fuse;
 mod loopdev;
 mod mounts;
+pub mod nbd;
 
 pub use attach::{Attachment, Options, clean_stale};
 pub use error::Error;
@@ -39,4 +42,39 @@ pub trait BlockDevice: Send + Sync + 'static {
     fn flush(&self, done: Done<()>);
     /// Makes the range read as zeroes; with `discard` its space may be freed.
     fn zero(&self, offset: u64, len: u64, discard: bool, done: Done<()>);
+    /// What is allocated from `offset` on, in order and without gaps: at least one extent that is not empty, at
+    /// most `len` bytes of them. Saying [`Allocation::Data`] is always right, if not always helpful.
+    fn extents(&self, offset: u64, len: u64, done: Done<Vec<Extent>>) {
+        let _ = offset;
+        let state = Allocation::Data;
+        done(Ok(vec![Extent { len, state }]));
+    }
+    /// Offsets and lengths must be multiples of it, in bytes; 1 if they need not be aligned.
+    fn block_bytes(&self) -> u32 {
+        1
+    }
+    /// Whether zeroing a range costs about the same whatever its length.
+    fn zeroes_fast(&self) -> bool {
+        false
+    }
+}
+
+/// What a range holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allocation {
+    /// Anything.
+    Data,
+    /// Zeroes that have space.
+    Zero,
+    /// Zeroes without space.
+    Hole,
+}
+
+/// A run of bytes in one state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Length in bytes.
+    pub len: u64,
+    /// Its state.
+    pub state: Allocation,
 }

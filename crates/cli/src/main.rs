@@ -1,6 +1,22 @@
 //! The `hikube` binary: every component and every command of the product. Arguments and human output are here;
 //! whatever deserves a test is in the crates below.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+#![allow(clippy::print_stderr)]
+
+/// Prints a line. A reader that has gone (`hikube up | head`) ends nothing.
+macro_rules! say {
+    ($($arg:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($arg)*);
+    }};
+}
+
+/// The same without the end of the line.
+macro_rules! say_part {
+    ($($arg:tt)*) => {{
+        use std::io::Write as _;
+        let _ = write!(std::io::stdout(), $($arg)*);
+    }};
+}
 
 mod args;
 mod component;

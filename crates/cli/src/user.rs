@@ -13,7 +13,7 @@ use std::time::Duration;
 /// Runs a command.
 pub fn run(command: UserCommand) -> Result<()> {
     logging::init("error");
-    let say = |line: &str| println!("{line}");
+    let say = |line: &str| say!("{line}");
     match command {
         UserCommand::Up(args) => up(args),
         UserCommand::Down(name) => Ok(cluster::down(&name.name, &say)?),
@@ -31,12 +31,12 @@ pub fn run(command: UserCommand) -> Result<()> {
                 cut: cut || !kill,
             };
             cluster::fail(&name.name, &region, mode)?;
-            println!("region {region} is lost; `hikube region restore {region}` brings it back");
+            say!("region {region} is lost; `hikube region restore {region}` brings it back");
             Ok(())
         }
         UserCommand::Region(RegionCommand::Restore { region, name }) => {
             cluster::restore(&name.name, &region, &say)?;
-            println!("region {region} is back; its replicas catch up (see `hikube status`)");
+            say!("region {region} is back; its replicas catch up (see `hikube status`)");
             Ok(())
         }
         UserCommand::Kubeconfig(name) => kubeconfig(&name.name),
@@ -75,10 +75,10 @@ fn up(args: UpArgs) -> Result<()> {
         certificate_lifetime: args.certificate_lifetime,
         binary: std::env::current_exe().context("find the own binary")?,
     };
-    let result = runtime()?.block_on(cluster::up(options, &|line| println!("{line}")));
+    let result = runtime()?.block_on(cluster::up(options, &|line| say!("{line}")));
     match (result, &args.file) {
         (Ok(summary), _) => {
-            print!("{}", show::summary(&summary));
+            say_part!("{}", show::summary(&summary));
             Ok(())
         }
         (Err(cluster::Error::Manifest(problems)), Some(path)) => {
@@ -95,7 +95,7 @@ fn up(args: UpArgs) -> Result<()> {
 fn delete(args: &DeleteArgs) -> Result<()> {
     let name = &args.name.name;
     if !args.yes && std::io::stdin().is_terminal() {
-        print!("Remove cluster {name} with all its data? Type its name: ");
+        say_part!("Remove cluster {name} with all its data? Type its name: ");
         std::io::stdout().flush()?;
         let mut answer = String::new();
         std::io::stdin().read_line(&mut answer)?;
@@ -103,9 +103,9 @@ fn delete(args: &DeleteArgs) -> Result<()> {
             bail!("nothing was removed");
         }
     }
-    match cluster::delete(name, &|line| println!("{line}"))? {
-        true => println!("cluster {name} is gone"),
-        false => println!("there is no cluster {name}"),
+    match cluster::delete(name, &|line| say!("{line}"))? {
+        true => say!("cluster {name} is gone"),
+        false => say!("there is no cluster {name}"),
     }
     Ok(())
 }
@@ -113,8 +113,8 @@ fn delete(args: &DeleteArgs) -> Result<()> {
 fn status(args: &StatusArgs) -> Result<()> {
     let status = runtime()?.block_on(cluster::status(&args.name.name))?;
     match args.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
-        Output::Table => print!("{}", show::status(&status)),
+        Output::Json => say!("{}", serde_json::to_string_pretty(&status)?),
+        Output::Table => say_part!("{}", show::status(&status)),
     }
     Ok(())
 }
@@ -123,7 +123,7 @@ fn kubeconfig(name: &str) -> Result<()> {
     let path = Layout::new(name)?.admin_kubeconfig();
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("there is no cluster {name:?} whose kubeconfig you may read"))?;
-    print!("{text}");
+    say_part!("{text}");
     Ok(())
 }
 
@@ -132,7 +132,7 @@ fn logs(args: &LogsArgs) -> Result<()> {
     let Some(component) = &args.component else {
         let mut names = components(&layout);
         names.sort();
-        println!("{}", names.join("\n"));
+        say!("{}", names.join("\n"));
         return Ok(());
     };
     let path = layout.log(component);
@@ -140,7 +140,7 @@ fn logs(args: &LogsArgs) -> Result<()> {
         let known = components(&layout).join(", ");
         bail!("there is no log of {component:?}; there are {known}");
     }
-    println!("{}", platform::files::tail(&path, args.lines));
+    say!("{}", platform::files::tail(&path, args.lines));
     if args.follow { follow(&path) } else { Ok(()) }
 }
 
@@ -180,10 +180,10 @@ fn follow(path: &Path) -> Result<()> {
 fn load(name: &str, file: &Path) -> Result<()> {
     let loaded = cluster::load_image(name, file)?;
     if !loaded.nodes.is_empty() {
-        println!("loaded into {}", loaded.nodes.join(", "));
+        say!("loaded into {}", loaded.nodes.join(", "));
     }
     for node in &loaded.later {
-        println!("{node} is down, and gets it when it starts");
+        say!("{node} is down, and gets it when it starts");
     }
     Ok(())
 }
@@ -192,8 +192,8 @@ fn demo(args: &DemoArgs) -> Result<()> {
     let runtime = runtime()?;
     let Some(DemoCommand::Check(name)) = &args.command else {
         let name = &args.name.name;
-        let deployed = runtime.block_on(platform::demo::deploy(name, &|line| println!("{line}")))?;
-        println!(
+        let deployed = runtime.block_on(platform::demo::deploy(name, &|line| say!("{line}")))?;
+        say!(
             "\ndemo-0 runs on {} in {region}. Now lose that region, and look:\n
   hikube region fail {region}
   kubectl get pods -n demo -o wide --watch
@@ -205,13 +205,13 @@ fn demo(args: &DemoArgs) -> Result<()> {
         return Ok(());
     };
     let report = runtime.block_on(platform::demo::check(&name.name))?;
-    println!("records acknowledged   {}", report.acknowledged);
-    println!("records on the volume  {}", report.stored);
-    println!(
+    say!("records acknowledged   {}", report.acknowledged);
+    say!("records on the volume  {}", report.stored);
+    say!(
         "longest pause          {:.2} s",
         report.longest_pause.as_secs_f64()
     );
-    println!("lost                   {}", report.lost);
+    say!("lost                   {}", report.lost);
     match report.lost {
         0 => Ok(()),
         lost => bail!("{lost} acknowledged records are lost"),
@@ -224,7 +224,7 @@ async fn api(path: &str) -> Result<()> {
         .await
         .context("no identity for the API")?;
     let request = http::Request::get(path).body(Vec::new())?;
-    println!("{}", client.request_text(request).await?);
+    say!("{}", client.request_text(request).await?);
     Ok(())
 }
 
@@ -237,7 +237,7 @@ fn step(step: NodeStep) -> Result<()> {
         NodeStep::Stop(_) => runtime()?.block_on(node::stop(&layout, region, name))?,
         NodeStep::Images { pause, .. } => {
             let imported = runtime()?.block_on(node::import_images(&layout, name, pause))?;
-            println!("imported {}", imported.join(", "));
+            say!("imported {}", imported.join(", "));
         }
     }
     Ok(())

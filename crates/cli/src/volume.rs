@@ -22,7 +22,8 @@ pub enum VolumeCommand {
     },
     /// Show a volume with its replicas.
     Inspect(IdArgs),
-    /// Attach a volume to the engine's node and print its block device. Takes it over from any other node.
+    /// Attach a volume to the engine's node and print its block device, or the URI at which NBD clients find it.
+    /// Takes it over from any other node.
     Attach {
         /// Which volume.
         #[command(flatten)]
@@ -30,6 +31,13 @@ pub enum VolumeCommand {
         /// Refuse writes.
         #[arg(long)]
         read_only: bool,
+        /// Serve it to NBD clients instead: path of a Unix socket, or host:port (there under TLS, for clients with a
+        /// certificate of the cluster's storage network).
+        #[arg(long, value_name = "SOCKET|HOST:PORT")]
+        nbd: Option<String>,
+        /// File with the key of an encrypted volume.
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
     },
     /// Flush a volume and remove its device.
     Detach {
@@ -96,6 +104,10 @@ pub struct CreateArgs {
     /// Labels `key=value`, kept with each replica.
     #[arg(long = "label", value_parser = parse_label)]
     labels: Vec<(String, String)>,
+    /// Encrypt it with the key in this file, at least 32 bytes (say, of `openssl rand -base64 48`). The key is not
+    /// stored: each attach needs it again.
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
     /// Where and how.
     #[command(flatten)]
     common: CommonArgs,
@@ -118,7 +130,20 @@ pub async fn run(command: VolumeCommand) -> Result<()> {
         VolumeCommand::Create(args) => create(args).await,
         VolumeCommand::List { common } => list(&common).await,
         VolumeCommand::Inspect(args) => inspect(&args).await,
-        VolumeCommand::Attach { volume, read_only } => attach(&volume, read_only).await,
+        VolumeCommand::Attach {
+            volume,
+            read_only,
+            nbd,
+            key_file,
+        } => {
+            let request = api::AttachVolumeRequest {
+                id: volume.id.clone(),
+                read_only,
+                nbd: nbd.map(absolute).transpose()?.unwrap_or_default(),
+                encryption_key: read_key(key_file.as_deref())?,
+            };
+            attach(&volume, request).await
+        }
         VolumeCommand::Detach { volume, force } => {
             let request = api::DetachVolumeRequest {
                 id: volume.id.clone(),
@@ -129,7 +154,7 @@ pub async fn run(command: VolumeCommand) -> Result<()> {
                 .detach_volume(request)
                 .await
                 .map_err(explain)?;
-            println!("volume {} is detached", volume.id);
+            say!("volume {} is detached", volume.id);
             Ok(())
         }
         VolumeCommand::Expand { volume, size } => expand(&volume, size).await,
@@ -141,7 +166,7 @@ pub async fn run(command: VolumeCommand) -> Result<()> {
                 .delete_volume(request)
                 .await
                 .map_err(explain)?;
-            println!("volume {} is deleted", args.id);
+            say!("volume {} is deleted", args.id);
             Ok(())
         }
     }
@@ -154,6 +179,7 @@ async fn create(args: CreateArgs) -> Result<()> {
         class: args.class,
         regions: args.regions,
         labels: args.labels.into_iter().collect(),
+        encryption_key: read_key(args.key_file.as_deref())?,
     };
     let answer = connect(&args.common)
         .await?
@@ -192,7 +218,7 @@ async fn list(common: &CommonArgs) -> Result<()> {
                     summary(volume),
                 ]);
             }
-            print!("{}", columns(&rows));
+            say_part!("{}", columns(&rows));
             Ok(())
         }
         _ => print_value(common.output, &Value::Array(volumes.iter().map(value).collect())),
@@ -213,11 +239,30 @@ async fn inspect(args: &IdArgs) -> Result<()> {
     show(&args.common, &volume)
 }
 
-async fn attach(args: &IdArgs, read_only: bool) -> Result<()> {
-    let request = api::AttachVolumeRequest {
-        id: args.id.clone(),
-        read_only,
-    };
+/// The engine has another working directory: paths are made absolute here.
+fn absolute(address: String) -> Result<String> {
+    if !address.contains('/') {
+        return Ok(address);
+    }
+    let path = std::path::absolute(&address).with_context(|| format!("resolve {address}"))?;
+    Ok(path.display().to_string())
+}
+
+/// The key, or nothing without a file.
+fn read_key(file: Option<&std::path::Path>) -> Result<Vec<u8>> {
+    match file {
+        None => Ok(Vec::new()),
+        Some(path) => {
+            let key = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+            if key.is_empty() {
+                bail!("{} is empty", path.display());
+            }
+            Ok(key)
+        }
+    }
+}
+
+async fn attach(args: &IdArgs, request: api::AttachVolumeRequest) -> Result<()> {
     let answer = connect(&args.common)
         .await?
         .attach_volume(request)
@@ -225,7 +270,7 @@ async fn attach(args: &IdArgs, read_only: bool) -> Result<()> {
         .map_err(explain)?
         .into_inner();
     match args.common.output {
-        Format::Table => println!("{}", answer.device_path),
+        Format::Table => say!("{}", answer.device_path),
         format => {
             let value = json!({"devicePath": answer.device_path, "epoch": answer.epoch});
             print_value(format, &value)?;
@@ -263,12 +308,12 @@ async fn verify(args: &IdArgs) -> Result<()> {
     checksums.sort();
     if args.common.output == Format::Table {
         for (region, checksum) in &checksums {
-            println!("{region}: {checksum}");
+            say!("{region}: {checksum}");
         }
         for line in &report.differences {
-            println!("{line}");
+            say!("{line}");
         }
-        println!("{} compared in each region", human(report.compared_bytes));
+        say!("{} compared in each region", human(report.compared_bytes));
     } else {
         let checksums: HashMap<_, _> = checksums.into_iter().collect();
         let value = json!({
@@ -283,7 +328,7 @@ async fn verify(args: &IdArgs) -> Result<()> {
         bail!("the replicas of volume {} differ", args.id);
     }
     if args.common.output == Format::Table {
-        println!("the replicas are equal");
+        say!("the replicas are equal");
     }
     Ok(())
 }
@@ -380,8 +425,8 @@ fn show(common: &CommonArgs, volume: &api::Volume) -> Result<()> {
         ("Labels", dash(&labels.join(", "))),
     ];
     let rows: Vec<_> = facts.map(|(name, text)| vec![format!("{name}:"), text]).into();
-    print!("{}", columns(&rows));
-    println!();
+    say_part!("{}", columns(&rows));
+    say!();
     let mut rows = vec![
         ["REGION", "STATE", "LAG", "DURABLE", "REPLICA"]
             .map(String::from)
@@ -396,7 +441,7 @@ fn show(common: &CommonArgs, volume: &api::Volume) -> Result<()> {
             replica.id.clone(),
         ]);
     }
-    print!("{}", columns(&rows));
+    say_part!("{}", columns(&rows));
     Ok(())
 }
 
@@ -438,8 +483,8 @@ fn value(volume: &api::Volume) -> Value {
 
 fn print_value(format: Format, value: &Value) -> Result<()> {
     match format {
-        Format::Yaml => print!("{}", yaml_serde::to_string(value)?),
-        _ => println!("{}", serde_json::to_string_pretty(value)?),
+        Format::Yaml => say_part!("{}", yaml_serde::to_string(value)?),
+        _ => say!("{}", serde_json::to_string_pretty(value)?),
     }
     Ok(())
 }

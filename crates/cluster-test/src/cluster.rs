@@ -1,7 +1,7 @@
 //! The cluster under test, through its own command and kubectl.
 
-use crate::processes;
 use crate::shell::{attempt, ensure, eventually, output, output_with_input, text};
+use crate::{processes, traces};
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -12,12 +12,16 @@ use std::time::{Duration, Instant};
 pub const REGIONS: [&str; 3] = ["geneva", "gland", "lucerne"];
 
 /// A cluster by its name.
+#[derive(Clone)]
 pub struct Cluster {
     /// Its name.
     pub name: String,
     binary: PathBuf,
     /// Scratch directory of this run.
     pub dir: PathBuf,
+    /// Traces of clusters that were on the machine before this run.
+    pub before: Vec<String>,
+    kubectl: PathBuf,
 }
 
 impl Cluster {
@@ -34,7 +38,17 @@ impl Cluster {
             name: name.into(),
             binary,
             dir,
+            before: traces::find(name)?,
+            kubectl: "kubectl".into(),
         })
+    }
+
+    /// The same cluster through another kubectl.
+    pub fn with_kubectl(&self, program: &Path) -> Self {
+        Self {
+            kubectl: program.to_owned(),
+            ..self.clone()
+        }
     }
 
     /// `hikube ARGS --name NAME`.
@@ -67,7 +81,7 @@ impl Cluster {
 
     /// `kubectl ARGS`.
     pub fn kubectl(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("kubectl");
+        let mut command = Command::new(&self.kubectl);
         command.env("KUBECONFIG", self.kubeconfig()).args(args);
         command
     }

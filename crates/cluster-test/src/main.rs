@@ -10,6 +10,7 @@ mod ledger;
 mod processes;
 mod shell;
 mod steps;
+mod traces;
 
 use anyhow::{Context, Result, bail};
 use cluster::Cluster;

@@ -43,6 +43,7 @@ impl Engine {
                 class: volume.class.into(),
                 regions: volume.regions,
                 labels: volume.labels,
+                ..api::CreateVolumeRequest::default()
             },
             CHANGE_TIMEOUT,
         );
@@ -102,6 +103,7 @@ impl Engine {
         let request = api::AttachVolumeRequest {
             id: id.into(),
             read_only: false,
+            ..api::AttachVolumeRequest::default()
         };
         let request = bounded(request, CHANGE_TIMEOUT);
         let reply = self.client.clone().attach_volume(request).await?.into_inner();

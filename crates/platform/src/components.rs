@@ -169,6 +169,8 @@ impl Builder<'_> {
             ("peer-client-cert-auth", "true".into()),
             ("heartbeat-interval", "100".into()),
             ("election-timeout", "1000".into()),
+            // A member that comes back must not depose the leader; before 3.5 this is off by default.
+            ("pre-vote", "true".into()),
             ("snapshot-count", "10000".into()),
             ("quota-backend-bytes", (4u64 << 30).to_string()),
             ("logger", "zap".into()),

@@ -159,6 +159,26 @@ pub fn resource_list(group_version: &str) -> Option<Value> {
     Some(resource_list_of(group_version, found))
 }
 
+/// The groups of custom resources in the aggregated form. Those that are built in as well are not repeated.
+pub fn aggregated_custom(resources: &[Resource]) -> Vec<Value> {
+    let groups = custom_groups(resources);
+    groups.map(|group| aggregated_group(group, resources)).collect()
+}
+
+/// The groups of custom resources as they stand in `APIGroupList`.
+pub fn custom_entries(resources: &[Resource]) -> Vec<Value> {
+    let groups = custom_groups(resources);
+    groups.map(|group| group_entry(group, resources)).collect()
+}
+
+fn custom_groups(resources: &[Resource]) -> impl Iterator<Item = &str> {
+    let mut found: Vec<&str> = resources.iter().map(|r| r.group.as_ref()).collect();
+    found.sort_unstable();
+    found.dedup();
+    let built_in = groups();
+    found.into_iter().filter(move |group| !built_in.contains(group))
+}
+
 /// An `APIResourceList` of given resources.
 pub fn resource_list_of<'a>(group_version: &str, resources: impl IntoIterator<Item = &'a Resource>) -> Value {
     let mut list = Vec::new();

@@ -120,7 +120,22 @@ pub fn field_labels(resource: &Resource, object: &Value) -> Vec<(String, String)
     for (name, source) in own {
         fields.push(((*name).to_owned(), value_of(object, source)));
     }
+    if let Some(custom) = resource.custom.get() {
+        for (name, path) in &custom.selectable {
+            let found = path.iter().try_fold(object, |value, name| value.get(name));
+            fields.push((name.clone(), found.map(printed).unwrap_or_default()));
+        }
+    }
     fields
+}
+
+/// A leaf of a custom resource as selectors compare it.
+fn printed(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::Null | Value::Array(_) | Value::Object(_) => String::new(),
+    }
 }
 
 fn value_of(object: &Value, source: &Source) -> String {
@@ -144,6 +159,10 @@ pub fn is_selectable(resource: &Resource, field: &str) -> bool {
     field == "metadata.name"
         || (field == "metadata.namespace" && resource.namespaced)
         || own_fields(resource).iter().any(|(name, _)| *name == field)
+        || resource
+            .custom
+            .get()
+            .is_some_and(|custom| custom.selectable.iter().any(|(name, _)| name == field))
 }
 
 /// Refuses a selector that names another field, in upstream's words.

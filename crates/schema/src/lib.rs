@@ -7,7 +7,7 @@
 //! |---|---|
 //! | bytes to value, duplicate fields | [`decode::parse`] |
 //! | unknown fields, wrong types | [`prune`] |
-//! | patches | [`strategic_merge`], [`merge_patch`] |
+//! | patches | [`strategic_merge`], [`merge_patch`], [`apply`] |
 //! | defaults | [`default`] |
 //! | which part of the object a request may change | [`strategy`] |
 //! | rules | [`validate_create`], [`validate_update`], [`validate_status_update`] |
@@ -15,7 +15,9 @@
 //! Reads use [`field_labels`], [`selectors`], [`table`], [`convert`], [`discovery`] and [`openapi`]; [`protobuf`] is
 //! another form of the same objects.
 
+pub mod apply;
 pub mod convert;
+pub mod custom;
 pub mod decode;
 mod defaults;
 pub mod discovery;
@@ -32,6 +34,7 @@ mod registry;
 pub mod selectors;
 mod strategic;
 pub mod strategy;
+pub mod structural;
 pub mod table;
 mod traits;
 mod validate;

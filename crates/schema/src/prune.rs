@@ -27,13 +27,29 @@ pub struct FieldIssue {
 
 /// Removes unknown fields and nulls from an object of a resource, and reports unknown fields and wrong types.
 ///
-/// A null is what an absent field is: it is removed silently. Objects of resources without a built-in structure
-/// are left as they are.
+/// A null is what an absent field is: it is removed silently.
 pub fn prune(resource: &Resource, object: &mut Value) -> Vec<FieldIssue> {
     match resource.type_id {
         Some(id) => prune_as(id, object),
-        None => Vec::new(),
+        None => match resource.structural() {
+            Some(schema) => crate::structural::prune(&schema, object),
+            None => Vec::new(),
+        },
     }
+}
+
+/// Prunes the metadata of a custom resource, which stands at `path`.
+pub(crate) fn prune_metadata(path: &str, metadata: &mut Value) -> Vec<FieldIssue> {
+    let id = crate::structural::object_meta();
+    let mut pruner = Pruner {
+        facts: facts(),
+        path: path.to_owned(),
+        issues: Vec::new(),
+        owner: id,
+        top: false,
+    };
+    pruner.shape(Shape::of(id), metadata);
+    pruner.issues
 }
 
 /// [`prune`] for a body that is not an object of a resource: `Scale`, `Eviction`, `DeleteOptions`, `TokenRequest`.

@@ -2,9 +2,11 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use crate::custom::Slot;
 use crate::facts::{TypeId, facts, resource_lines};
+use crate::structural::Structural;
 use crate::traits;
 
 /// Text that is static for built-in resources and owned for those added at run time.
@@ -51,6 +53,8 @@ pub struct Resource {
     pub unconditional_update: bool,
     /// The structure of its objects; none for resources whose schema is not built in.
     pub type_id: Option<TypeId>,
+    /// What its definition says of a custom resource; empty for built-in ones.
+    pub custom: Slot,
 }
 
 /// A part of a resource with its own path and verbs.
@@ -92,6 +96,16 @@ impl Resource {
         } else {
             format!("{}.{}", self.kind, self.group)
         }
+    }
+
+    /// The schema of a custom resource.
+    pub fn structural(&self) -> Option<Arc<Structural>> {
+        self.custom.get().map(|custom| custom.schema.clone())
+    }
+
+    /// Whether it is defined at run time.
+    pub fn is_custom(&self) -> bool {
+        self.type_id.is_none()
     }
 
     /// Whether the main resource has this verb.
@@ -232,6 +246,7 @@ fn decode_resource(line: &'static str) -> Option<(ResourceKey, Resource)> {
         verbs,
         subresources: Vec::new(),
         type_id: facts().find_kind(group, version, kind),
+        custom: Slot::default(),
     };
     Some(((group, version, plural, kind), resource))
 }

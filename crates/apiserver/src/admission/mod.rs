@@ -1,10 +1,16 @@
 //! Built-in admission: what the cluster adds to objects and refuses, after authorization and before storage.
 
+mod certificates;
+mod classes;
+mod limits;
 mod namespace;
 mod node;
 mod pod;
+mod quota;
 mod rbac;
+mod security;
 mod storage;
+mod usage;
 
 use crate::call::Call;
 use crate::http::status::Status;
@@ -40,6 +46,8 @@ pub async fn mutate(
                     pod::priority(call, resource, new)?;
                 }
                 pod::default_tolerations(new);
+                classes::runtime(call, resource, new).await?;
+                limits::default(call, new);
                 node::pod_of_kubelet(call, resource, new)?;
             }
             ("", "nodes") => node::not_ready_taint(new),
@@ -47,11 +55,23 @@ pub async fn mutate(
                 storage::default_class(call, new);
                 storage::protect(new, storage::CLAIM_PROTECTION);
             }
+            ("networking.k8s.io", "ingresses") => classes::default_ingress(call, new),
             ("", "persistentvolumes") => storage::protect(new, storage::VOLUME_PROTECTION),
             _ => {}
         }
     }
     Ok(())
+}
+
+/// Takes what the write needs from the quotas of its namespace: the last check before it is stored.
+pub async fn take_quota(
+    call: &Call,
+    operation: Operation,
+    resource: &'static Resource,
+    old: Option<&Value>,
+    new: &Value,
+) -> Result<(), Status> {
+    quota::take(call, operation, resource, old, new).await
 }
 
 /// Refuses what the cluster does not allow.
@@ -72,6 +92,25 @@ pub async fn validate(
         // Nobody is refused, and nobody succeeds, because of rights that are out of date.
         call.server.store.fresh(Freshness::Newest).await?;
         rbac::no_escalation(call, resource, old, new)?;
+    }
+    if operation == Operation::Delete {
+        return Ok(());
+    }
+    match (resource.group.as_ref(), resource.plural.as_ref(), old) {
+        ("certificates.k8s.io", "certificatesigningrequests", _) => {
+            certificates::check(call, operation, resource, old, new).await?;
+        }
+        ("", "persistentvolumeclaims", Some(old)) => classes::resize(call, resource, old, new)?,
+        _ => {}
+    }
+    if matches!(
+        call.info.subresource.as_str(),
+        "" | "resize" | "ephemeralcontainers"
+    ) {
+        security::check(call, resource, old, new)?;
+    }
+    if operation == Operation::Create || call.info.subresource == "resize" {
+        limits::check(call, resource, new)?;
     }
     Ok(())
 }

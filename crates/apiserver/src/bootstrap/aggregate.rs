@@ -20,7 +20,7 @@ pub async fn run(server: Arc<Server>) {
     let Some(resource) = builtin("rbac.authorization.k8s.io", "clusterroles") else {
         return;
     };
-    let Ok(cache) = server.store.cache(resource).cloned() else {
+    let Ok(cache) = server.store.cache(resource) else {
         return;
     };
     loop {

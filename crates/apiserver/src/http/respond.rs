@@ -31,13 +31,18 @@ pub fn json(code: u16, value: &Value) -> Response {
 }
 
 /// The client has it already.
-pub fn not_modified(etag: &'static str) -> Response {
+pub fn not_modified(etag: &str) -> Response {
     let mut response = http::Response::new(Body::empty());
     *response.status_mut() = StatusCode::NOT_MODIFIED;
+    set_etag(&mut response, etag);
     response
-        .headers_mut()
-        .insert(header::ETAG, HeaderValue::from_static(etag));
-    response
+}
+
+/// Names the content of an answer.
+pub fn set_etag(response: &mut Response, etag: &str) {
+    if let Ok(etag) = HeaderValue::from_str(etag) {
+        response.headers_mut().insert(header::ETAG, etag);
+    }
 }
 
 /// Plain text.
@@ -306,15 +311,7 @@ pub fn row(call: &Call, resource: &'static Resource, version: Version, object: &
 
 /// A table; its columns are left out of all events of a watch but the first.
 pub fn table(resource: &Resource, form: &str, meta: Value, rows: Vec<Value>, with_columns: bool) -> Value {
-    let columns: Option<Vec<Value>> = with_columns.then(|| {
-        let columns = schema::table::columns(resource).iter().map(|c| {
-            json!({
-                "name": c.name, "type": c.kind, "format": c.format, "description": c.description,
-                "priority": c.priority,
-            })
-        });
-        columns.collect()
-    });
+    let columns = with_columns.then(|| schema::table::definitions(resource));
     json!({
         "kind": "Table", "apiVersion": format!("meta.k8s.io/{form}"), "metadata": meta,
         "columnDefinitions": columns, "rows": rows,

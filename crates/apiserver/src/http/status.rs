@@ -73,6 +73,13 @@ impl Status {
         }
     }
 
+    /// Whether it is about an object of this resource, and not about its namespace or another object.
+    pub fn is_about(&self, resource: &Resource) -> bool {
+        self.details
+            .get("kind")
+            .is_some_and(|kind| kind == resource.plural.as_ref())
+    }
+
     /// 404 for a path that leads nowhere.
     pub fn no_such_path() -> Self {
         Self::new(

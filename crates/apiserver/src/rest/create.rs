@@ -1,5 +1,7 @@
 //! POST: new objects.
 
+use super::managed::{self, Tracking, Writer};
+use super::update::Part;
 use super::{check_kind, meta, prune};
 use crate::admission::{self, Operation};
 use crate::call::{Call, Document, Response};
@@ -25,9 +27,7 @@ pub fn ttl(resource: &Resource) -> Option<Duration> {
 pub async fn post(call: &Call, resource: &'static Resource, body: &[u8]) -> Result<Response, Status> {
     let document = call.decode(body)?;
     let object = create(call, resource, document).await?;
-    if let Some(warning) = super::honesty::warning(resource) {
-        call.warn(warning);
-    }
+    super::honesty::warn(call, resource);
     respond::object(
         call,
         resource,
@@ -50,7 +50,15 @@ pub async fn create(
     }
     check_kind(resource, &mut document.value)?;
     prune(call, resource, &mut document)?;
-    let mut value = document.value;
+    create_value(call, resource, document.value).await
+}
+
+/// Creates an object from a value of the right kind without unknown fields.
+pub async fn create_value(
+    call: &Call,
+    resource: &'static Resource,
+    mut value: Value,
+) -> Result<Arc<Object>, Status> {
     meta::set_namespace(resource, &mut value, &call.info.namespace)?;
     let generated = meta::text(&value, "name").is_empty() && !meta::text(&value, "generateName").is_empty();
     if meta::text(&value, "name").is_empty() && !generated {
@@ -93,6 +101,10 @@ async fn store(
     mut value: Value,
 ) -> Result<Option<Arc<Object>>, Status> {
     schema::default(resource, &mut value);
+    if managed::tracking(call) != Tracking::Applied {
+        let writer = Writer::of(call, resource, Part::Main);
+        schema::apply::track_create(resource, &mut value, &writer.manager());
+    }
     schema::strategy::prepare_create(resource, &mut value);
     admission::mutate(call, Operation::Create, resource, &mut value).await?;
     let name = meta::text(&value, "name").to_owned();
@@ -108,6 +120,7 @@ async fn store(
     if store.cache(resource)?.get(&key).is_some() && store.read(resource, &key).await?.is_some() {
         return Ok(None);
     }
+    admission::take_quota(call, Operation::Create, resource, None, &value).await?;
     let allocated = crate::services::allocate(call, resource, None, &mut value, dry_run).await?;
     let stored = store.cache(resource)?.resource;
     convert::to_storage(resource, stored, &mut value);

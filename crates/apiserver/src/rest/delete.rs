@@ -4,6 +4,8 @@ use super::meta;
 use super::options::{DeleteOptions, Propagation};
 use crate::admission::{self, Operation};
 use crate::call::{Call, Response};
+use crate::custom::conditions;
+use crate::custom::controller::CLEANUP;
 use crate::http::respond;
 use crate::http::status::Status;
 use crate::store::{Object, Replaced, Version, convert, object};
@@ -161,6 +163,9 @@ fn mark(resource: &Resource, value: &Value, options: &DeleteOptions) -> Option<V
     if resource.is("", "namespaces") {
         return mark_namespace(marked);
     }
+    if resource.is("apiextensions.k8s.io", "customresourcedefinitions") && !meta::is_terminating(value) {
+        hold_definition(&mut marked);
+    }
     let grace = grace_seconds(resource, value, options);
     let has_finalizers = !meta::finalizers(&marked).is_empty();
     if grace == 0 && !has_finalizers {
@@ -246,6 +251,24 @@ fn mark_namespace(mut value: Value) -> Option<Value> {
         value["status"]["phase"] = json!("Terminating");
     }
     Some(value)
+}
+
+/// The objects of a definition go before it does.
+fn hold_definition(definition: &mut Value) {
+    let mut finalizers = meta::finalizers(definition);
+    if !finalizers.iter().any(|f| f == CLEANUP) {
+        finalizers.push(CLEANUP.into());
+        meta::of(definition).insert("finalizers".into(), finalizers.into());
+    }
+    let message = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
+    conditions::set(
+        definition,
+        "Terminating",
+        "True",
+        "InstanceDeletionPending",
+        message,
+        &time::now(),
+    );
 }
 
 /// Whether an object that is being deleted has nothing left to wait for.

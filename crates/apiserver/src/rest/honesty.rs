@@ -4,11 +4,9 @@ use schema::Resource;
 
 /// (group, plural) of what has no effect yet; an empty plural is the whole group.
 const WITHOUT_EFFECT: &[(&str, &str)] = &[
-    ("", "limitranges"),
     ("", "replicationcontrollers"),
     ("", "resourcequotas"),
     ("admissionregistration.k8s.io", ""),
-    ("apiextensions.k8s.io", "customresourcedefinitions"),
     ("apiregistration.k8s.io", "apiservices"),
     ("autoscaling", "horizontalpodautoscalers"),
     ("batch", "cronjobs"),
@@ -19,8 +17,15 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("resource.k8s.io", ""),
 ];
 
+/// Warns whoever creates an object that will have no effect.
+pub fn warn(call: &crate::call::Call, resource: &Resource) {
+    if let Some(warning) = warning(resource) {
+        call.warn(warning);
+    }
+}
+
 /// The warning for a new object, if it will have no effect.
-pub fn warning(resource: &Resource) -> Option<String> {
+fn warning(resource: &Resource) -> Option<String> {
     let listed = WITHOUT_EFFECT
         .iter()
         .any(|(group, plural)| resource.group == *group && (plural.is_empty() || resource.plural == *plural));

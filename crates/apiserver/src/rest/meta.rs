@@ -70,7 +70,6 @@ pub fn prepare_create(value: &mut Value) -> Result<(), Status> {
         "selfLink",
         "deletionTimestamp",
         "deletionGracePeriodSeconds",
-        "managedFields",
         "clusterName",
     ] {
         metadata.remove(field);
@@ -116,7 +115,6 @@ pub fn prepare_update(old: &Value, new: &mut Value) {
         }
     }
     metadata.remove("selfLink");
-    metadata.remove("managedFields");
 }
 
 /// The resourceVersion that an update is based on; `None` if it does not say.

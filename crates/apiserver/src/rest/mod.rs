@@ -1,14 +1,17 @@
 //! The verbs on resources.
 
+pub mod apply;
 pub mod create;
 pub mod delete;
 pub mod delete_collection;
 pub mod honesty;
 pub mod list;
+pub mod managed;
 pub mod meta;
 pub mod options;
 pub mod patch;
 pub mod read;
+pub mod scale;
 pub mod subresource;
 pub mod update;
 pub mod watch;

@@ -1,8 +1,8 @@
 //! PATCH: JSON patch, merge patch and strategic merge patch.
 
 use super::update::{self, Part};
-use super::{check_kind, prune};
-use crate::call::{Call, Document, Response, decode_json, decode_yaml};
+use super::{apply, check_kind, managed, prune};
+use crate::call::{Call, Document, Response, decode_json};
 use crate::http::respond;
 use crate::http::status::Status;
 use schema::Resource;
@@ -23,7 +23,7 @@ pub enum Patch {
 
 impl Patch {
     /// Reads the body by its content type.
-    pub fn decode(call: &Call, body: &[u8]) -> Result<Self, Status> {
+    pub fn decode(call: &Call, custom: bool, body: &[u8]) -> Result<Self, Status> {
         match call.media_type() {
             "application/json-patch+json" => {
                 let patch: json_patch::Patch = serde_json::from_slice(body)
@@ -38,19 +38,14 @@ impl Patch {
                 Ok(Self::Json(patch))
             }
             "application/merge-patch+json" => Ok(Self::Merge(object(decode_json(body)?)?)),
-            "application/strategic-merge-patch+json" => Ok(Self::Strategic(object(decode_json(body)?)?)),
-            "application/apply-patch+yaml" => {
-                // Refused only when it is certain that it is one: the message is for people.
-                let _ = decode_yaml(body)?;
-                Err(Status::unsupported_media_type(
-                    "server-side apply is not supported by this server yet; use client-side apply \
-                     (kubectl apply without --server-side)",
-                ))
+            // A custom resource has no merge keys.
+            "application/strategic-merge-patch+json" if !custom => {
+                Ok(Self::Strategic(object(decode_json(body)?)?))
             }
             other => Err(Status::unsupported_media_type(format!(
                 "the body of the request was in an unknown format - accepted media types include: \
-                 application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json \
-                 (got {other})"
+                 application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, \
+                 application/apply-patch+yaml (got {other})"
             ))),
         }
     }
@@ -91,7 +86,10 @@ pub async fn patch(
     part: Part,
     body: &[u8],
 ) -> Result<Response, Status> {
-    let patch = Patch::decode(call, body)?;
+    if managed::is_apply(call) {
+        return apply::patch(call, resource, part, body).await;
+    }
+    let patch = Patch::decode(call, resource.is_custom(), body)?;
     let outcome = update::update(call, resource, part, |old| {
         let mut new = patch.apply(resource, old)?;
         check_kind(resource, &mut new)?;

@@ -9,7 +9,7 @@ use crate::http::request::RequestInfo;
 use crate::http::respond;
 use crate::http::status::Status;
 use crate::json::{items_mut, push};
-use crate::store::{Version, builtin};
+use crate::store::builtin;
 use schema::Resource;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub async fn answer(call: &Arc<Call>, resource: &'static Resource, body: &[u8]) 
         ("status", "get") => read::get(call, resource).await,
         ("status", "update") => update::put(call, resource, Part::Status, body).await,
         ("status", "patch") => patch::patch(call, resource, Part::Status, body).await,
-        ("scale", "get" | "update" | "patch") => scale(call, resource, body).await,
+        ("scale", "get" | "update" | "patch") => super::scale::answer(call, resource, body).await,
         ("binding", "create") if resource.is("", "pods") => bind(call, resource, &call.info.name, body).await,
         ("eviction", "create") if resource.is("", "pods") => evict(call, resource, body).await,
         ("token", "create") => crate::tokens::request(call, resource, body).await,
@@ -52,134 +52,6 @@ fn show(call: &Call, resource: &'static Resource, outcome: &update::Outcome) -> 
         200,
         outcome.object(),
     )
-}
-
-/// `Scale` of a workload.
-fn scale_of(resource: &Resource, value: &Value) -> Value {
-    let metadata = &value["metadata"];
-    let mut scale = json!({
-        "kind": "Scale", "apiVersion": "autoscaling/v1",
-        "metadata": {
-            "name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"],
-            "resourceVersion": metadata["resourceVersion"], "creationTimestamp": metadata["creationTimestamp"],
-        },
-        "spec": {"replicas": value["spec"]["replicas"].as_i64().unwrap_or(0)},
-        "status": {"replicas": value["status"]["replicas"].as_i64().unwrap_or(0)},
-    });
-    let selector = &value["spec"]["selector"];
-    let text = if resource.is("", "replicationcontrollers") {
-        let labels = selector.as_object().into_iter().flatten();
-        labels
-            .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()))
-            .collect::<Vec<_>>()
-            .join(",")
-    } else {
-        selector_text(selector)
-    };
-    scale["status"]["selector"] = text.into();
-    scale
-}
-
-/// The string form of a structured label selector.
-fn selector_text(selector: &Value) -> String {
-    let mut parts = Vec::new();
-    for (key, value) in selector["matchLabels"].as_object().into_iter().flatten() {
-        parts.push(format!("{key}={}", value.as_str().unwrap_or_default()));
-    }
-    for requirement in selector["matchExpressions"].as_array().into_iter().flatten() {
-        let key = requirement["key"].as_str().unwrap_or_default();
-        let values: Vec<&str> = requirement["values"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
-        parts.push(match requirement["operator"].as_str() {
-            Some("In") => format!("{key} in ({})", values.join(",")),
-            Some("NotIn") => format!("{key} notin ({})", values.join(",")),
-            Some("DoesNotExist") => format!("!{key}"),
-            _ => key.to_owned(),
-        });
-    }
-    parts.sort();
-    parts.join(",")
-}
-
-async fn scale(call: &Call, resource: &'static Resource, body: &[u8]) -> Result<Response, Status> {
-    let store = &call.server.store;
-    let stored = store.cache(resource)?.resource;
-    let object = match call.info.verb.as_str() {
-        "get" => {
-            let found = store
-                .get(
-                    resource,
-                    &call.info.namespace,
-                    &call.info.name,
-                    read::freshness(call)?,
-                )
-                .await?;
-            found.ok_or_else(|| Status::not_found(resource, &call.info.name))?
-        }
-        verb => {
-            let patch = if verb == "patch" {
-                Some(Patch::decode(call, body)?)
-            } else {
-                None
-            };
-            let wanted = if patch.is_none() {
-                call.decode(body)?.value
-            } else {
-                Value::Null
-            };
-            let outcome = update::update(call, resource, Part::Main, |old| {
-                let mut scale = match &patch {
-                    // Scale has no lists: its strategic merge is a merge.
-                    Some(Patch::Strategic(patch)) => schema::merge_patch(&scale_of(resource, old), patch),
-                    Some(patch) => patch.apply(resource, &scale_of(resource, old))?,
-                    None => wanted.clone(),
-                };
-                check_kind_of("autoscaling/v1", "Scale", &mut scale)?;
-                let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
-                if replicas < 0 {
-                    return Err(negative_replicas(&call.info.name, replicas));
-                }
-                let mut new = old.clone();
-                new["spec"]["replicas"] = replicas.into();
-                for field in ["resourceVersion", "uid"] {
-                    match scale["metadata"][field].as_str().filter(|text| !text.is_empty()) {
-                        Some(text) => new["metadata"][field] = text.into(),
-                        None => {
-                            super::meta::of(&mut new).remove(field);
-                        }
-                    }
-                }
-                Ok(new)
-            })
-            .await?;
-            outcome.object().clone()
-        }
-    };
-    respond::value(
-        call.accept,
-        200,
-        &scale_of(resource, &Version::new(resource, stored).value(&object)),
-    )
-}
-
-fn negative_replicas(name: &str, replicas: i64) -> Status {
-    let why = format!("Invalid value: {replicas}: must be greater than or equal to 0");
-    let mut status = Status::new(
-        422,
-        "Invalid",
-        format!("Scale.autoscaling \"{name}\" is invalid: spec.replicas: {why}"),
-    );
-    status.details = json!({"name": name, "group": "autoscaling", "kind": "Scale", "causes": [
-        {"reason": "FieldValueInvalid", "message": why, "field": "spec.replicas"},
-    ]})
-    .as_object()
-    .cloned()
-    .unwrap_or_default();
-    status
 }
 
 /// Binds a pod to a node.
@@ -380,7 +252,7 @@ enum SpecChange {
 impl SpecChange {
     fn decode(call: &Call, body: &[u8]) -> Result<Self, Status> {
         if call.info.verb == "patch" {
-            return Ok(Self::Patch(Patch::decode(call, body)?));
+            return Ok(Self::Patch(Patch::decode(call, false, body)?));
         }
         let mut value = call.decode(body)?.value;
         check_kind_of("v1", "Pod", &mut value)?;

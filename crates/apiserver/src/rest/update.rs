@@ -1,13 +1,14 @@
 //! PUT, and everything else that turns an object into another state of itself.
 
-use super::{check_kind, create, delete, meta, prune};
+use super::managed::{self, Tracking, Writer};
+use super::{apply, check_kind, create, delete, meta, prune};
 use crate::admission::{self, Operation};
-use crate::call::{Call, Document, Response};
+use crate::call::{Call, Response};
 use crate::http::respond;
 use crate::http::status::Status;
 use crate::store::{Object, Replaced, Version, convert, object};
 use schema::Resource;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Attempts before a conflict is given to the client; each lost one means that somebody else succeeded.
@@ -68,12 +69,14 @@ pub async fn put(
     let stored = call.server.store.cache(resource)?.resource;
     let result = update(call, resource, part, |_| Ok(wanted.clone())).await;
     match result {
-        Err(status) if status.code == 404 && part == Part::Main && resource.create_on_update => {
-            let document = Document {
-                value: wanted,
-                duplicates: Vec::new(),
-            };
-            let object = create::create(call, resource, document).await?;
+        Err(status)
+            if status.code == 404
+                && part == Part::Main
+                && resource.create_on_update
+                && status.is_about(resource) =>
+        {
+            apply::may_create(call, resource).await?;
+            let object = create::create_value(call, resource, wanted).await?;
             respond::object(call, resource, stored, 201, &object)
         }
         result => respond::object(call, resource, stored, 200, result?.object()),
@@ -146,6 +149,7 @@ async fn attempt(
     let old = Version::new(resource, stored).value(object);
     let mut new = change(&old)?;
     check_base(resource, part, object, &old, &new)?;
+    let sent = json!({"metadata": {"managedFields": meta::of(&mut new).get("managedFields")}});
     meta::prepare_update(&old, &mut new);
     meta::of(&mut new).insert("resourceVersion".into(), object.revision.to_string().into());
     match part {
@@ -160,6 +164,7 @@ async fn attempt(
         }
         Part::Raw => {}
     }
+    track(call, resource, part, &old, &mut new, &sent);
     admission::mutate(call, Operation::Update, resource, &mut new).await?;
     let causes = match part {
         Part::Main => schema::validate_update(resource, &old, &new),
@@ -173,6 +178,7 @@ async fn attempt(
     if delete::is_finished(resource, &new) {
         return finish_deletion(call, resource, object, new).await;
     }
+    admission::take_quota(call, Operation::Update, resource, Some(&old), &new).await?;
     let dry_run = call.dry_run()?;
     let allocated = crate::services::allocate(call, resource, Some(&old), &mut new, dry_run).await?;
     if new == old {
@@ -195,6 +201,24 @@ async fn attempt(
         Replaced::Conflict => {
             allocated.release(call).await;
             Ok(Attempt::Conflict)
+        }
+    }
+}
+
+/// Records whose the changed fields are.
+fn track(call: &Call, resource: &'static Resource, part: Part, old: &Value, new: &mut Value, sent: &Value) {
+    match managed::tracking(call) {
+        Tracking::Applied => {}
+        Tracking::Keep => {
+            let kept = old["metadata"].get("managedFields").cloned();
+            match kept {
+                Some(kept) => meta::of(new).insert("managedFields".into(), kept),
+                None => meta::of(new).remove("managedFields"),
+            };
+        }
+        Tracking::Update => {
+            let writer = Writer::of(call, resource, part);
+            schema::apply::track_update(resource, old, new, sent, &writer.manager());
         }
     }
 }

@@ -39,6 +39,9 @@ impl Version {
         if !self.same {
             schema::convert::from_storage(self.wanted, &mut value);
             value["apiVersion"] = self.wanted.api_version().into();
+            if self.wanted.is_custom() {
+                schema::default(self.wanted, &mut value);
+            }
         }
         value
     }

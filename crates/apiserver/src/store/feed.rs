@@ -1,6 +1,6 @@
 //! Fills the caches: a list of everything at one revision, then every change after it.
 
-use super::{Object, Store, object};
+use super::{Object, Store, dynamic, object};
 use state::{Change, Error, Range, Record, WatchStream};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,6 +12,9 @@ const PAGE: i64 = 500;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// Where upstream keeps objects.
 const ROOT: &str = "/registry/";
+
+/// Where the definitions of custom resources are.
+const DEFINITIONS: &str = "/registry/apiextensions.k8s.io/customresourcedefinitions/";
 
 /// Keeps the caches up to date, for ever.
 pub(super) async fn run(store: &Arc<Store>) {
@@ -61,9 +64,12 @@ async fn synchronize(store: &Store) -> Result<WatchStream, Error> {
             _ => break,
         }
     }
-    for (prefix, cache) in &store.caches {
-        cache.reset(objects.remove(prefix).unwrap_or_default(), revision);
+    for (prefix, cache) in store.caches.load().iter() {
+        if !cache.resource.is_custom() {
+            cache.reset(objects.remove(prefix).unwrap_or_default(), revision);
+        }
     }
+    dynamic::refresh(store, revision, true).await?;
     store.progress.send_replace(revision);
     tracing::info!(revision, "watch cache filled");
     store.backend.watch(revision + 1, store.known.subscribe()).await
@@ -87,8 +93,14 @@ async fn follow(store: &Store, mut watch: WatchStream) -> Error {
             Ok(batch) => batch,
             Err(error) => return error,
         };
+        let mut defined = false;
         for change in batch.changes {
+            defined |= change.key.starts_with(DEFINITIONS);
             apply(store, change);
+        }
+        // Before the progress: whoever waits for this revision finds what it defines.
+        if defined && let Err(error) = dynamic::refresh(store, batch.revision, false).await {
+            return error;
         }
         store.progress.send_replace(batch.revision);
     }

@@ -7,6 +7,7 @@
 pub mod cache;
 pub mod cipher;
 pub mod convert;
+mod dynamic;
 mod feed;
 pub mod object;
 mod read_index;
@@ -17,7 +18,9 @@ pub use convert::Version;
 pub use object::Object;
 pub use write::Replaced;
 
+use crate::custom::Customs;
 use crate::http::status::Status;
+use arc_swap::ArcSwap;
 use cipher::Cipher;
 use schema::Resource;
 use state::StateStore;
@@ -32,7 +35,8 @@ const CACHE_WAIT: Duration = Duration::from_secs(6);
 /// The caches of all resources, and the state store under them.
 pub struct Store {
     backend: Arc<dyn StateStore>,
-    caches: BTreeMap<&'static str, Arc<ResourceCache>>,
+    caches: ArcSwap<BTreeMap<&'static str, Arc<ResourceCache>>>,
+    customs: Customs,
     /// Everything up to this revision is in the caches; 0 before the first synchronization.
     progress: watch::Sender<i64>,
     /// The newest revision known to exist.
@@ -68,7 +72,8 @@ impl Store {
         let read_index = read_index::ReadIndex::start(backend.clone());
         Arc::new(Self {
             backend,
-            caches,
+            caches: ArcSwap::from_pointee(caches),
+            customs: Customs::default(),
             progress: watch::Sender::new(0),
             known: watch::Sender::new(0),
             read_index,
@@ -82,21 +87,34 @@ impl Store {
     }
 
     /// The cache of a resource. Every stored resource has one.
-    pub fn cache(&self, resource: &Resource) -> Result<&Arc<ResourceCache>, Status> {
+    pub fn cache(&self, resource: &Resource) -> Result<Arc<ResourceCache>, Status> {
         self.caches
+            .load()
             .get(resource.storage_prefix.as_ref())
+            .cloned()
             .ok_or_else(Status::no_such_path)
     }
 
+    /// The custom resources.
+    pub fn customs(&self) -> &Customs {
+        &self.customs
+    }
+
+    /// The resource whose objects are stored below a prefix.
+    pub fn stored_resource(&self, prefix: &str) -> Option<&'static Resource> {
+        self.caches.load().get(prefix).map(|cache| cache.resource)
+    }
+
     /// The cache that a key of the state store belongs to.
-    fn cache_of_key(&self, key: &str) -> Option<&Arc<ResourceCache>> {
+    fn cache_of_key(&self, key: &str) -> Option<Arc<ResourceCache>> {
+        let caches = self.caches.load();
         // "/registry/a/…" or, for a few, "/registry/a/b/…".
         let mut slashes = key.match_indices('/').map(|(at, _)| at).skip(2);
         let first = slashes.next()?;
-        if let Some(cache) = self.caches.get(&key[..first]) {
-            return Some(cache);
+        if let Some(cache) = caches.get(&key[..first]) {
+            return Some(cache.clone());
         }
-        self.caches.get(&key[..slashes.next()?])
+        caches.get(&key[..slashes.next()?]).cloned()
     }
 
     /// The state store itself.
@@ -214,6 +232,7 @@ impl Store {
     /// Counts of all caches, by storage prefix, for metrics.
     pub fn counts(&self) -> HashMap<&'static str, usize> {
         self.caches
+            .load()
             .iter()
             .map(|(prefix, cache)| (*prefix, cache.count()))
             .collect()

@@ -89,7 +89,13 @@ impl Object {
         cipher: Option<&Cipher>,
     ) -> Result<Arc<Self>, DecodeError> {
         let mut value = decode_value(key, stored, cipher)?;
-        in_storage_version(resource, &mut value);
+        if resource.is_custom() {
+            // It may be from before a change of its definition.
+            value["apiVersion"] = resource.api_version().into();
+            schema::default(resource, &mut value);
+        } else {
+            in_storage_version(resource, &mut value);
+        }
         Ok(Self::from_value(resource, key, value, revision))
     }
 

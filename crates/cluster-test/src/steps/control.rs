@@ -90,13 +90,15 @@ pub fn outage(cluster: &Cluster) -> Result<()> {
     // Stopped rather than killed: the supervisor would start them again at once.
     signal("-STOP", &planes)?;
     let start = Instant::now();
-    std::thread::sleep(OUTAGE);
+    let shown = picture_without_api(cluster);
+    std::thread::sleep(OUTAGE.saturating_sub(start.elapsed()));
     let pause = ledger.longest_pause(start);
     signal("-CONT", &planes)?;
     println!(
         "longest pause of the writer during the outage: {:.2} s",
         pause.as_secs_f64()
     );
+    shown?;
     cluster.wait_healthy(Duration::from_secs(60))?;
     ledger.stop();
     ensure(pause < Duration::from_secs(1), || {
@@ -105,6 +107,25 @@ pub fn outage(cluster: &Cluster) -> Result<()> {
     let after = container_ids(cluster)?;
     ensure(before == after, || {
         "containers were restarted by the outage".into()
+    })
+}
+
+/// `hikube status` without an API server: within 2 s, with what stores and engines know, and no guess.
+fn picture_without_api(cluster: &Cluster) -> Result<()> {
+    let start = Instant::now();
+    let status = cluster.status()?;
+    let took = start.elapsed();
+    ensure(took < Duration::from_secs(2), || {
+        format!("status took {:.1} s", took.as_secs_f64())
+    })?;
+    let volumes = status["volumes"].as_array().context("volumes")?;
+    let whole = |v: &Value| v["replicas"].as_array().is_some_and(|r| r.len() == 3);
+    ensure(!volumes.is_empty() && volumes.iter().all(whole), || {
+        format!("volumes {}", status["volumes"])
+    })?;
+    let planes = status["controlPlanes"].as_array().context("controlPlanes")?;
+    ensure(planes.iter().all(|p| p["ready"] == false), || {
+        format!("control planes {}", status["controlPlanes"])
     })
 }
 

@@ -2,9 +2,10 @@
 
 use crate::cluster::{Cluster, REGIONS, is_ready};
 use crate::processes;
-use crate::shell::{attempt, ensure, eventually, output, text};
+use crate::shell::{ensure, eventually, output, text};
+use crate::traces;
 use anyhow::{Context, Result};
-use std::process::Command;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// `hikube up`: three Ready nodes with their labels, `/readyz`, status; a second `up` changes nothing.
@@ -47,6 +48,17 @@ pub fn up(cluster: &Cluster) -> Result<()> {
     let after = processes::of_cluster(&cluster.name).len();
     ensure(before == after, || {
         format!("a second up left {after} processes instead of {before}")
+    })?;
+    // `hikube up | head -1`: the reader goes, the work does not.
+    let mut child = cluster
+        .hikube(&["up"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    drop(child.stdout.take());
+    let ended = child.wait_with_output()?;
+    ensure(ended.status.success(), || {
+        format!("without a reader: {}", text(&ended.stderr))
     })
 }
 
@@ -75,7 +87,7 @@ pub fn demo(cluster: &Cluster) -> Result<()> {
 /// Lines at WARN or ERROR that a killed or cut peer does not explain.
 pub fn logs(cluster: &Cluster) -> Result<()> {
     let dir = cluster.state_dir().join("log");
-    let mut bad = Vec::new();
+    let (mut bad, mut read) = (Vec::new(), 0);
     for entry in std::fs::read_dir(&dir).with_context(|| format!("read {}", dir.display()))? {
         let path = entry?.path();
         let name = path
@@ -87,6 +99,7 @@ pub fn logs(cluster: &Cluster) -> Result<()> {
             continue;
         }
         let content = text(&std::fs::read(&path)?);
+        read += content.lines().filter(|l| l.contains(" INFO ")).count();
         let lines = content.lines().filter(|l| {
             let head: String = l.chars().take(80).collect();
             head.contains("ERROR") || head.contains(" WARN") || head.contains("panicked")
@@ -96,6 +109,9 @@ pub fn logs(cluster: &Cluster) -> Result<()> {
     for line in bad.iter().take(20) {
         println!("{line}");
     }
+    ensure(read > 100, || {
+        format!("only {read} lines of log in {}", dir.display())
+    })?;
     ensure(bad.is_empty(), || {
         format!("{} unexpected warnings and errors", bad.len())
     })
@@ -103,65 +119,19 @@ pub fn logs(cluster: &Cluster) -> Result<()> {
 
 /// `hikube delete`: no namespace, mount, loop device, rule, process or directory is left.
 pub fn delete(cluster: &Cluster) -> Result<()> {
-    let before = traces(cluster)?;
-    ensure(!before.is_empty(), || {
+    // What was there before this run, another cluster's for example, is not ours.
+    let ours = || {
+        traces::find(&cluster.name).map(|found| -> Vec<_> {
+            found
+                .into_iter()
+                .filter(|t| !cluster.before.contains(t))
+                .collect()
+        })
+    };
+    ensure(!ours()?.is_empty(), || {
         "the search for traces finds none in a running cluster".into()
     })?;
     output(&mut cluster.hikube(&["delete", "--yes"]))?;
-    let left = traces(cluster)?;
+    let left = ours()?;
     ensure(left.is_empty(), || format!("left behind:\n{}", left.join("\n")))
-}
-
-/// What of the cluster can be seen on the machine.
-fn traces(cluster: &Cluster) -> Result<Vec<String>> {
-    let name = &cluster.name;
-    let paths = [format!("/var/lib/hikube/{name}"), format!("/run/hikube/{name}")];
-    let mut found = Vec::new();
-    for path in &paths {
-        if std::path::Path::new(path).exists() {
-            found.push(format!("directory {path}"));
-        }
-    }
-    let about_us = |line: &str| {
-        paths
-            .iter()
-            .any(|p| line.contains(&format!("{p}/")) || line.ends_with(p.as_str()))
-    };
-    for command in [&["mount"][..], &["losetup", "-a"]] {
-        let listed = output(Command::new(command[0]).args(&command[1..]))?;
-        found.extend(
-            listed
-                .lines()
-                .filter(|l| about_us(l))
-                .map(|l| format!("{}: {l}", command[0])),
-        );
-    }
-    // Namespaces, links and rules of any cluster begin with the product's prefix.
-    let listed = output(Command::new("ip").args(["netns", "list"]))?;
-    found.extend(
-        listed
-            .lines()
-            .filter(|l| l.starts_with("hk"))
-            .map(|l| format!("netns: {l}")),
-    );
-    let listed = output(Command::new("ip").args(["-o", "link"]))?;
-    found.extend(
-        listed
-            .lines()
-            .filter(|l| l.contains(": hk"))
-            .map(|l| format!("link: {l}")),
-    );
-    let listed = text(&attempt(Command::new("nft").args(["list", "tables"]))?.stdout);
-    found.extend(
-        listed
-            .lines()
-            .filter(|l| l.contains("hikube"))
-            .map(|l| format!("nft: {l}")),
-    );
-    found.extend(
-        processes::of_cluster(name)
-            .iter()
-            .map(|p| format!("process {}: {}", p.pid, p.command)),
-    );
-    Ok(found)
 }

@@ -3,7 +3,9 @@
 mod control;
 mod idle;
 mod lifecycle;
+mod manifest_change;
 mod manifests;
+mod pods;
 mod regions;
 mod workloads;
 
@@ -64,9 +66,29 @@ pub fn acceptance() -> Vec<Step> {
         ),
         step("kubectl", "kubectl behaves as with upstream", workloads::kubectl),
         step(
+            "kubectl-debian",
+            "so does Debian's kubectl 1.20",
+            workloads::debian_kubectl,
+        ),
+        step(
             "network",
             "DNS, Services across nodes, the API from inside a pod",
             workloads::network,
+        ),
+        step(
+            "pods",
+            "memory limits kill, and a missing image says how to load it",
+            pods::limits_and_images,
+        ),
+        step(
+            "resize",
+            "a changed manifest moves nodes, pods and volumes",
+            manifest_change::resize,
+        ),
+        step(
+            "down",
+            "down keeps everything for the next up",
+            manifest_change::down_and_up,
         ),
         step("demo", "the demo loses nothing", lifecycle::demo),
         needed("postgres", "PostgreSQL on a replicated claim", regions::postgres),

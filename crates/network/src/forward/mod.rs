@@ -19,6 +19,12 @@ use tokio_util::sync::CancellationToken;
 const CONNECTIONS: usize = 2048;
 /// Longest wait for one server's answer to a SYN before the next server is tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long data may wait for its acknowledgement, and how long an idle connection may be dead, before it is
+/// closed. A connection that was made in the moment before a link failed gets no news from the checks, and TCP by
+/// itself repeats for a quarter of an hour, ever more seldom.
+const DEAD_AFTER: Duration = Duration::from_secs(5);
+/// Probes of an idle connection within [`DEAD_AFTER`].
+const PROBES: u32 = 3;
 /// Pause after `accept` failed, which it does when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long to wait for an address that is not there yet, or still in use by a forwarder that is ending.
@@ -115,9 +121,47 @@ async fn reach(backends: &[Arc<Backend>]) -> Option<(User, SocketAddr, TcpStream
     for backend in order {
         let user = User::of(backend);
         match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(backend.address)).await {
-            Ok(Ok(stream)) => return Some((user, backend.address, stream)),
+            Ok(Ok(stream)) => {
+                if let Err(error) = give_up_early(&stream) {
+                    tracing::debug!(%error, "no keepalive");
+                }
+                return Some((user, backend.address, stream));
+            }
             Ok(Err(_)) | Err(_) => backend.suspect(),
         }
     }
     None
+}
+
+/// Makes the kernel end the connection once its server has been silent for [`DEAD_AFTER`].
+fn give_up_early(stream: &TcpStream) -> rustix::io::Result<()> {
+    use rustix::net::sockopt;
+    let millis = u32::try_from(DEAD_AFTER.as_millis()).unwrap_or(u32::MAX);
+    sockopt::set_tcp_user_timeout(stream, millis)?;
+    sockopt::set_tcp_keepidle(stream, DEAD_AFTER / (PROBES + 2))?;
+    sockopt::set_tcp_keepintvl(stream, DEAD_AFTER / (PROBES + 2))?;
+    sockopt::set_tcp_keepcnt(stream, PROBES)?;
+    sockopt::set_socket_keepalive(stream, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::sockopt;
+
+    #[tokio::test]
+    async fn the_kernel_gives_up_a_silent_server_within_the_bound() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("an address");
+        let backends = [Arc::new(Backend::new(address))];
+        let (_, reached, stream) = reach(&backends).await.expect("connected");
+        assert_eq!(reached, address);
+        let user_timeout = sockopt::tcp_user_timeout(&stream).expect("option");
+        assert_eq!(u128::from(user_timeout), DEAD_AFTER.as_millis());
+        assert!(sockopt::socket_keepalive(&stream).expect("option"));
+        let idle = sockopt::tcp_keepidle(&stream).expect("option");
+        let probes =
+            sockopt::tcp_keepintvl(&stream).expect("option") * sockopt::tcp_keepcnt(&stream).expect("option");
+        assert!(idle + probes <= DEAD_AFTER);
+    }
 }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 /// How long the demo may be away, for example while its pod moves to another region.
 const PATIENCE: Duration = Duration::from_secs(60);
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for one node's answer: it may be in a region that is down.
+const TIMEOUT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// The result of a check.
@@ -31,13 +32,14 @@ pub async fn check(name: &str) -> Result<Report, Error> {
     let cluster = Cluster::open(name)?;
     let missing = || Error::Other("the demo does not run here; `hikube demo` starts it".into());
     let port = port(&cluster.layout).ok_or_else(missing)?;
-    // The ledger first: what is acknowledged after this moment is on the volume too, and need not be asked for.
-    let ledger = Ledger::load(&ledger_path(&cluster.layout)).map_err(|_| missing())?;
     let deadline = Instant::now() + PATIENCE;
     let servers = endpoints(&cluster.plan, port);
     loop {
         let mut said = String::from("there is no node");
         for server in &servers {
+            // The ledger first: what is acknowledged after this moment is on the volume too, and need not be
+            // asked for.
+            let ledger = Ledger::load(&ledger_path(&cluster.layout)).map_err(|_| missing())?;
             match request(*server, "GET", "/records", String::new(), TIMEOUT).await {
                 Ok((200, body)) => return Ok(compare(&ledger, &String::from_utf8_lossy(&body))),
                 Ok((status, body)) => said = format!("{status}: {}", String::from_utf8_lossy(&body).trim()),

@@ -52,6 +52,21 @@ fn directories(group: &str) -> impl Iterator<Item = PathBuf> {
     roots().into_iter().map(move |root| root.join(&relative))
 }
 
+/// The group in every hierarchy that is mounted, those too in which only the container runtime makes groups.
+fn everywhere(group: &str) -> Vec<PathBuf> {
+    let relative = group.trim_start_matches('/');
+    let mut roots = roots();
+    if !is_unified() {
+        for entry in std::fs::read_dir(ROOT).into_iter().flatten().flatten() {
+            let real = std::fs::canonicalize(entry.path()).unwrap_or_else(|_| entry.path());
+            if real.join("cgroup.procs").exists() && !roots.contains(&real) {
+                roots.push(real);
+            }
+        }
+    }
+    roots.into_iter().map(|root| root.join(relative)).collect()
+}
+
 /// Makes the group and its parents in every hierarchy.
 pub fn ensure(group: &str) -> Result<(), Error> {
     let parts: Vec<&str> = group.split('/').filter(|p| !p.is_empty()).collect();
@@ -133,7 +148,7 @@ pub fn join(group: &str) -> Result<(), Error> {
 /// All processes in the group and below it.
 pub fn processes(group: &str) -> Vec<i32> {
     let mut all = Vec::new();
-    for path in directories(group) {
+    for path in everywhere(group) {
         walk(&path, &mut |dir| {
             let text = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
             all.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()));
@@ -229,7 +244,7 @@ fn freeze(group: &str, frozen: bool) {
 /// Removes the group and everything below it. Its processes must be gone.
 pub fn remove(group: &str) -> Result<(), Error> {
     let mut failed = None;
-    for path in directories(group) {
+    for path in everywhere(group) {
         walk(&path, &mut |dir| {
             // The kernel lets go of a group a moment after its last process.
             for attempt in 0..200 {
@@ -247,7 +262,7 @@ pub fn remove(group: &str) -> Result<(), Error> {
         });
     }
     // The parent of all clusters goes with the last of them.
-    for path in directories("/hikube") {
+    for path in everywhere("/hikube") {
         let _ = std::fs::remove_dir(path);
     }
     match failed {

@@ -1,5 +1,6 @@
 //! Attaching, detaching, growing and verifying volumes.
 
+use super::expose::{Exposed, Wanted, blocking};
 use super::node::{Attached, Error, Node, OpenVolume};
 use super::volume::{Phase, Volume};
 use crate::core::engine::{MemberState, Op, OpError, VerifyReport};
@@ -7,8 +8,6 @@ use crate::core::types::{BLOCK, Epoch};
 use crate::net::control::VolumeSpec;
 use crate::store::catalog::valid_name;
 use crate::view;
-use blockdev::{Attachment, Options};
-use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,20 +28,22 @@ const CATCH_UP_CHECK: Duration = Duration::from_millis(100);
 const ABSENT_CHECKS: u32 = 5;
 
 impl Node {
-    /// Exposes a volume as a block device. Idempotent.
-    pub async fn attach(self: &Arc<Self>, id: &str, read_only: bool) -> Result<Arc<Attached>, Error> {
+    /// Exposes a volume as a block device or to NBD clients. Idempotent.
+    pub async fn attach(self: &Arc<Self>, id: &str, wanted: &Wanted) -> Result<Arc<Attached>, Error> {
         if !valid_name(id) {
             return Err(Error::Invalid(format!("id: {id:?} is not a DNS label")));
         }
         let _one_at_a_time = self.lock(id).await;
         if let Some(attached) = self.attached(id) {
             let deposed = *attached.volume.phase().borrow() == Phase::Deposed;
-            if !deposed && attached.attachment.lock().is_alive() {
-                if attached.read_only != read_only {
+            if !deposed && attached.exposed.is_alive() {
+                if attached.read_only != wanted.read_only || !attached.exposed.is_at(wanted.nbd.as_ref()) {
                     return Err(Error::State(format!(
-                        "volume {id:?} is attached with another mode"
+                        "volume {id:?} is attached in another way: {}",
+                        attached.device
                     )));
                 }
+                super::expose::check_key(&attached.volume.spec, wanted)?;
                 return Ok(attached);
             }
             tracing::info!(
@@ -53,16 +54,17 @@ impl Node {
             self.remove(id, &attached, true).await?;
         }
         let spec = self.configuration(id).await?;
+        // A wrong key must not take the volume from the node that has it.
+        super::expose::check_key(&spec, wanted)?;
         let open = self.open(spec)?;
         let epoch = self.opened(&open.volume).await?;
-        let (device, dir) = (Arc::new(open.volume.device()), self.mount_point(id));
-        let attachment = blocking(move || Attachment::attach(device, &dir, Options { read_only })).await?;
+        let exposed = Exposed::make(self, &open.volume, wanted, self.mount_point(id)).await?;
         let attached = Arc::new(Attached {
             volume: open.volume.clone(),
-            device: attachment.path().to_owned(),
-            attachment: Mutex::new(attachment),
+            device: exposed.name(id),
+            exposed,
             epoch: epoch.counter,
-            read_only,
+            read_only: wanted.read_only,
         });
         self.attached.lock().insert(id.to_owned(), attached.clone());
         open.keep();
@@ -153,9 +155,9 @@ impl Node {
         let status = attached.volume.status().await;
         let (deposed, stalled) = status.map_or((true, false), |s| (s.deposed, s.stalled));
         let device = attached.clone();
-        let in_use = blocking(move || Ok(device.attachment.lock().in_use())).await?;
+        let in_use = blocking(move || Ok(device.exposed.in_use())).await?;
         if in_use && !force {
-            return Err(Error::State(format!("{} is in use", attached.device.display())));
+            return Err(Error::State(format!("{} is in use", attached.device)));
         }
         if stalled && !deposed && !force {
             return Err(Error::Unavailable(format!(
@@ -165,7 +167,7 @@ impl Node {
         }
         let device = attached.clone();
         let abandon = force || deposed;
-        blocking(move || device.attachment.lock().detach(abandon)).await?;
+        blocking(move || device.exposed.detach(abandon)).await?;
         self.attached.lock().remove(id);
         if !deposed {
             let limit = if force { GOODBYE_TIMEOUT } else { CLOSE_TIMEOUT };
@@ -184,7 +186,7 @@ impl Node {
         let _one_at_a_time = self.lock(id).await;
         if let Some(attached) = self.attached(id) {
             self.grow(&attached.volume, size_bytes).await?;
-            return blocking(move || attached.attachment.lock().grow()).await;
+            return blocking(move || attached.exposed.grow()).await;
         }
         let open = self.open_briefly(id).await?;
         self.grow(&open.volume, size_bytes).await?;
@@ -287,14 +289,5 @@ async fn catch_up(volume: &Volume) {
             return;
         }
         tokio::time::sleep(CATCH_UP_CHECK).await;
-    }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, blockdev::Error> + Send + 'static,
-) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => Ok(result?),
-        Err(error) => Err(Error::State(error.to_string())),
     }
 }

@@ -71,6 +71,11 @@ impl Wanted {
         if view.spec.class != self.class {
             return differs("class", view.spec.class.clone());
         }
+        let encrypted = |labels: &BTreeMap<String, String>| labels.contains_key(super::crypt::LABEL);
+        if encrypted(&view.spec.labels) != encrypted(&self.labels) {
+            let found = if encrypted(&view.spec.labels) { "on" } else { "off" };
+            return differs("encryption", found.into());
+        }
         if view.spec.size_bytes != self.size_bytes && view.size_bytes != self.size_bytes {
             return differs("size", view.size_bytes.to_string());
         }

@@ -1,14 +1,17 @@
 //! The engine of a node: the writing side of every volume attached there.
 //!
 //! - [`service`]: the gRPC API; [`node`]: what it works on; [`create`] and [`attach`]: the operations;
-//! - [`volume`]: one open volume, a thread around the core; [`device`]: its block device;
+//! - [`volume`]: one open volume, a thread around the core; [`device`]: its block device; [`crypt`]: encryption
+//!   of it; [`expose`]: to the kernel or to NBD clients;
 //! - [`link`]: the connection to a store; [`gather`]: one question to all stores; [`quorum`]: contact with them;
 //! - [`placement`]: what stores that were away have to make up for; [`describe`]: answers of the API.
 
 pub mod attach;
 pub mod create;
+pub mod crypt;
 pub mod describe;
 pub mod device;
+pub mod expose;
 pub mod gather;
 pub mod link;
 pub mod node;
@@ -115,7 +118,13 @@ pub async fn run(config: EngineConfig, shutdown: CancellationToken) -> Result<()
         .collect();
     let fence_after = Duration::from_millis(config.fence_after_ms);
     let quorum = Quorum::new(links.clone(), fence_after, changed);
-    let node = Node::new(config.node_name, config.region, mounts, links, quorum);
+    let files = tls::IdentityFiles {
+        cert: config.storage.storage_cert.clone(),
+        key: config.storage.storage_key.clone(),
+        ca: config.storage.storage_ca.clone(),
+    };
+    let nbd_tls = expose::nbd_tls(&files, &dialer.identity.cluster).map_err(crate::net::Error::from)?;
+    let node = Node::new(config.node_name, config.region, mounts, links, quorum, nbd_tls);
     let mut tasks = JoinSet::new();
     start(&node, &mut tasks);
     let served = serve(&node, &config.socket, shutdown).await;

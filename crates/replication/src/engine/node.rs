@@ -1,5 +1,6 @@
 //! The engine of a node: its links, its quorum, its volumes, and what can be done with them.
 
+use super::expose::Exposed;
 use super::gather::Gathered;
 use super::link::Link;
 use super::placement;
@@ -7,7 +8,6 @@ use super::quorum::Quorum;
 use super::volume::Volume;
 use crate::net::control::{Inventory, MemberReport, Request, Response};
 use crate::view::{self, VolumeView};
-use blockdev::Attachment;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -52,6 +52,7 @@ impl From<blockdev::Error> for Error {
     fn from(error: blockdev::Error) -> Self {
         match error {
             blockdev::Error::InUse { .. } => Error::State(error.to_string()),
+            blockdev::Error::Listen { .. } => Error::Invalid(format!("nbd: {error}")),
             other => Error::Device(other),
         }
     }
@@ -61,10 +62,10 @@ impl From<blockdev::Error> for Error {
 pub struct Attached {
     /// The volume.
     pub volume: Volume,
-    /// Its device.
-    pub attachment: Mutex<Attachment>,
-    /// Path of the device.
-    pub device: PathBuf,
+    /// How it is exposed.
+    pub exposed: Exposed,
+    /// Path of the device, or URI.
+    pub device: String,
     /// Epoch counter.
     pub epoch: u64,
     /// Refuses writes.
@@ -83,6 +84,8 @@ pub struct Node {
     pub links: Vec<Arc<Link>>,
     /// Contact with the stores.
     pub quorum: Arc<Quorum>,
+    /// For NBD clients that come over a network.
+    pub nbd_tls: blockdev::nbd::Tls,
     /// Volumes with a device.
     pub(super) attached: Mutex<HashMap<String, Arc<Attached>>>,
     /// All volumes that are open or opening; they are told when a link comes up.
@@ -129,6 +132,7 @@ impl Node {
         mounts: PathBuf,
         links: Vec<Arc<Link>>,
         quorum: Arc<Quorum>,
+        nbd_tls: blockdev::nbd::Tls,
     ) -> Arc<Self> {
         Arc::new(Self {
             name,
@@ -136,6 +140,7 @@ impl Node {
             mounts,
             links,
             quorum,
+            nbd_tls,
             attached: Mutex::default(),
             open: Mutex::default(),
             locks: Mutex::default(),

@@ -1,12 +1,13 @@
 //! The engine API over gRPC.
 
 use super::create::Wanted;
-use super::describe;
 use super::node::{Error, Node};
+use super::{crypt, describe};
 use futures::Stream;
 use futures::stream;
 use protos::engine as api;
 use protos::engine::engine_server::Engine;
+use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::broadcast::error::RecvError;
@@ -65,6 +66,23 @@ async fn detached<T: Send + 'static>(
     }
 }
 
+/// Labels of a new volume; that of the encryption is ours.
+fn labels(given: HashMap<String, String>, encryption_key: &[u8]) -> Result<BTreeMap<String, String>, Status> {
+    let mut labels: BTreeMap<_, _> = given.into_iter().collect();
+    if labels.contains_key(crypt::LABEL) {
+        return Err(Status::invalid_argument(format!(
+            "labels: {:?} is reserved",
+            crypt::LABEL
+        )));
+    }
+    if !encryption_key.is_empty() {
+        let label =
+            crypt::new_label(encryption_key).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        labels.insert(crypt::LABEL.to_owned(), label);
+    }
+    Ok(labels)
+}
+
 type QuorumStream = Pin<Box<dyn Stream<Item = Result<api::QuorumState, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -80,7 +98,7 @@ impl Engine for Service {
             size_bytes: request.size_bytes,
             class: request.class,
             regions: request.regions,
-            labels: request.labels.into_iter().collect(),
+            labels: labels(request.labels, &request.encryption_key)?,
         };
         let node = self.node.clone();
         detached(async move { node.create(wanted).await }).await?;
@@ -137,9 +155,22 @@ impl Engine for Service {
     ) -> Result<Response<api::AttachVolumeResponse>, Status> {
         let request = request.into_inner();
         let node = self.node.clone();
-        let attached = detached(async move { node.attach(&request.id, request.read_only).await }).await?;
+        let nbd = match request.nbd.as_str() {
+            "" => None,
+            address => Some(
+                address
+                    .parse()
+                    .map_err(|reason| Status::invalid_argument(format!("nbd: {reason}")))?,
+            ),
+        };
+        let wanted = super::expose::Wanted {
+            read_only: request.read_only,
+            nbd,
+            key: request.encryption_key,
+        };
+        let attached = detached(async move { node.attach(&request.id, &wanted).await }).await?;
         Ok(Response::new(api::AttachVolumeResponse {
-            device_path: attached.device.display().to_string(),
+            device_path: attached.device.clone(),
             epoch: attached.epoch,
         }))
     }

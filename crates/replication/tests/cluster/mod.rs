@@ -305,6 +305,7 @@ pub async fn create(client: &mut EngineClient<Channel>, id: &str, size_bytes: u6
         class: "replicated".into(),
         regions: Vec::new(),
         labels: [("claim".to_owned(), "data".to_owned())].into(),
+        ..api::CreateVolumeRequest::default()
     };
     client
         .create_volume(request)
@@ -318,7 +319,7 @@ pub async fn create(client: &mut EngineClient<Channel>, id: &str, size_bytes: u6
 pub async fn attach(client: &mut EngineClient<Channel>, id: &str) -> Result<(String, u64), tonic::Status> {
     let request = api::AttachVolumeRequest {
         id: id.into(),
-        read_only: false,
+        ..api::AttachVolumeRequest::default()
     };
     let answer = client.attach_volume(request).await?.into_inner();
     Ok((answer.device_path, answer.epoch))
@@ -386,6 +387,7 @@ pub fn fio(device: &str, seconds: u32, size: &str) -> Child {
             "--fsync=64",
             "--verify=crc32c",
             "--verify_fatal=1",
+            "--verify_state_save=0",
             "--verify_backlog=256",
             "--do_verify=1",
             "--max_latency=5s",

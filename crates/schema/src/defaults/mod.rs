@@ -19,6 +19,10 @@ pub(crate) type Object = Map<String, Value>;
 
 /// Fills in the defaults of an object.
 pub fn default(resource: &Resource, object: &mut Value) {
+    if let Some(schema) = resource.structural() {
+        crate::structural::default(&schema, object);
+        return;
+    }
     default_kind(&resource.group, &resource.version, &resource.kind, object);
 }
 

@@ -3,6 +3,7 @@
 //! They carry structure only, no descriptions: enough for `kubectl apply`, `explain`, `diff`, `--dry-run` and
 //! `--validate`, and for client generators.
 
+mod custom;
 mod operations;
 mod protobuf;
 mod render;
@@ -16,6 +17,7 @@ use serde_json::{Map, Value, json};
 use crate::KUBERNETES_VERSION;
 use crate::facts::{Inner, TypeId, facts};
 use crate::registry::registry;
+pub use custom::{Published, v3_custom};
 use operations::PathItem;
 
 /// Which version of the specification a part is rendered for.
@@ -36,6 +38,12 @@ impl Flavour {
 
 /// `/openapi/v2` as JSON.
 pub fn v2_json() -> Vec<u8> {
+    v2_json_with(&[])
+}
+
+/// [`v2_json`] with custom resources.
+pub fn v2_json_with(published: &[Published<'_>]) -> Vec<u8> {
+    let (paths, definitions) = custom::v2_parts(published);
     // Written part by part: the whole tree would take ten times the memory of its text.
     let mut out = Vec::with_capacity(2 << 20);
     out.extend_from_slice(br#"{"swagger":"2.0","info":"#);
@@ -47,14 +55,17 @@ pub fn v2_json() -> Vec<u8> {
     out.extend_from_slice(br#","paths":"#);
     write_map(
         &mut out,
-        operations::all().map(|item| (item.path.clone(), render::path_v2(&item))),
+        operations::all()
+            .map(|item| (item.path.clone(), render::path_v2(&item)))
+            .chain(paths),
     );
     out.extend_from_slice(br#","definitions":"#);
     write_map(
         &mut out,
         facts()
             .types()
-            .map(|(id, ty)| (ty.name.to_owned(), types::definition(id, Flavour::V2))),
+            .map(|(id, ty)| (ty.name.to_owned(), types::definition(id, Flavour::V2)))
+            .chain(definitions),
     );
     out.extend_from_slice(br#","parameters":"#);
     write_map(&mut out, render::shared_parameters());
@@ -68,12 +79,21 @@ pub fn v2_json() -> Vec<u8> {
 /// `/openapi/v2` as protobuf: `openapi.v2.Document` of gnostic, which older clients ask for as
 /// `application/com.github.proto-openapi.spec.v2@v1.0+protobuf`.
 pub fn v2_protobuf() -> Vec<u8> {
+    v2_protobuf_with(&[])
+}
+
+/// [`v2_protobuf`] with custom resources.
+pub fn v2_protobuf_with(published: &[Published<'_>]) -> Vec<u8> {
+    let (paths, definitions) = custom::v2_parts(published);
     protobuf::document(
         KUBERNETES_VERSION,
-        operations::all().map(|item| (item.path.clone(), render::path_v2(&item))),
+        operations::all()
+            .map(|item| (item.path.clone(), render::path_v2(&item)))
+            .chain(paths),
         facts()
             .types()
-            .map(|(id, ty)| (ty.name.to_owned(), types::definition(id, Flavour::V2))),
+            .map(|(id, ty)| (ty.name.to_owned(), types::definition(id, Flavour::V2)))
+            .chain(definitions),
         render::shared_parameters(),
     )
 }
@@ -157,13 +177,14 @@ pub fn hash() -> &'static str {
 
 /// The definitions that paths need.
 fn closure(items: &[PathItem]) -> BTreeSet<TypeId> {
+    let operations = items.iter().flat_map(|item| &item.operations);
+    let types = operations.flat_map(|operation| [operation.returns, operation.body]);
+    closure_of(types.flatten().collect())
+}
+
+/// These definitions and all that they refer to.
+fn closure_of(mut queue: Vec<TypeId>) -> BTreeSet<TypeId> {
     let facts = facts();
-    let mut queue: Vec<TypeId> = items
-        .iter()
-        .flat_map(|item| &item.operations)
-        .flat_map(|operation| [operation.returns, operation.body])
-        .flatten()
-        .collect();
     let mut found = BTreeSet::new();
     while let Some(id) = queue.pop() {
         if !found.insert(id) {

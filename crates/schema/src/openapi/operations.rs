@@ -214,7 +214,7 @@ struct Context<'a> {
     scope: &'static str,
 }
 
-fn of_resource(resource: &Resource) -> Vec<PathItem> {
+pub(super) fn of_resource(resource: &Resource) -> Vec<PathItem> {
     let context = Context {
         resource,
         prefix: camel(&resource.group, &resource.version),
@@ -373,7 +373,7 @@ fn sub_operations(context: &Context<'_>, sub: &Subresource) -> Vec<Operation> {
     };
     let body = facts().find_kind(group, version, &sub.kind);
     // Options of a connection are no objects: the method is all there is.
-    let connects = body.is_none();
+    let connects = body.is_none() && r.type_id.is_some();
     let suffix = capital(&sub.name);
     sub.verbs
         .iter()

@@ -93,6 +93,7 @@ pub fn prepare_status_update(resource: &Resource, old: &Value, new: &mut Value) 
         o.insert(name.clone(), value.clone());
     }
     let metadata_fields: &[&str] = match (&*resource.group, &*resource.plural) {
+        _ if resource.is_custom() => &["labels", "annotations", "finalizers", "ownerReferences"],
         ("", "pods") => &["ownerReferences"],
         ("apps", "deployments") => &["labels"],
         (
@@ -212,10 +213,13 @@ fn desired_state_differs(resource: &Resource, old: &Value, new: &Value) -> bool 
     if resource.is("apps", "deployments") && !same(old.at(annotations), new.at(annotations)) {
         return true;
     }
+    // Without a path of its own the status is a field like any other.
+    let status_counts = resource.is_custom() && !resource.has_status;
     let fields = |o: &Value| -> Vec<String> {
         let names = o.as_object().into_iter().flat_map(Map::keys).cloned();
         names
-            .filter(|n| !matches!(n.as_str(), "metadata" | "status" | "apiVersion" | "kind"))
+            .filter(|n| !matches!(n.as_str(), "metadata" | "apiVersion" | "kind"))
+            .filter(|n| n.as_str() != "status" || status_counts)
             .collect()
     };
     let (mut names, more) = (fields(old), fields(new));

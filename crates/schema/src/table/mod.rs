@@ -6,6 +6,7 @@
 mod access;
 mod admission;
 mod config;
+mod custom;
 mod event;
 mod network;
 mod node;
@@ -13,7 +14,7 @@ mod pod;
 mod storage;
 mod workload;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::duration;
 use crate::registry::Resource;
@@ -40,8 +41,25 @@ pub fn columns(resource: &Resource) -> &'static [Column] {
     printer(resource).columns
 }
 
+/// The columns of any resource, as tables carry them.
+pub fn definitions(resource: &Resource) -> Vec<Value> {
+    if let Some(custom) = resource.custom.get() {
+        return custom::definitions(&custom);
+    }
+    let columns = columns(resource).iter().map(|c| {
+        json!({
+            "name": c.name, "type": c.kind, "format": c.format, "description": c.description,
+            "priority": c.priority,
+        })
+    });
+    columns.collect()
+}
+
 /// The cells of one object, as many as there are columns. `now` is in seconds since 1970.
 pub fn row(resource: &Resource, object: &Value, now: i64) -> Vec<Value> {
+    if let Some(custom) = resource.custom.get() {
+        return custom::row(&custom, object, now);
+    }
     (printer(resource).row)(object, now)
 }
 

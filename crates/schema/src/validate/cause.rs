@@ -100,6 +100,12 @@ impl Causes {
         result
     }
 
+    /// Adds what another check finds at a field, whose whole path it is given.
+    pub(super) fn extend(&mut self, name: &str, check: impl FnOnce(&str) -> Vec<Cause>) {
+        let found = self.at(name, |c| check(&c.path));
+        self.found.extend(found);
+    }
+
     /// Looks at an item of the current list.
     pub(super) fn index<R>(&mut self, index: usize, check: impl FnOnce(&mut Causes) -> R) -> R {
         let length = self.path.len();

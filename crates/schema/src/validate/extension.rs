@@ -186,14 +186,7 @@ fn versions(c: &mut Causes, spec: &Value) {
         seen.push(name);
         c.at("schema", |c| match version.at(&["schema", "openAPIV3Schema"]) {
             None => c.at("openAPIV3Schema", |c| c.required("schemas are required")),
-            Some(schema) if schema.text(&["type"]) != "object" => c.at("openAPIV3Schema.type", |c| {
-                if schema.text(&["type"]).is_empty() {
-                    c.required("must not be empty at the root");
-                } else {
-                    c.invalid(schema.text(&["type"]), "must be object at the root");
-                }
-            }),
-            Some(_) => {}
+            Some(schema) => c.extend("openAPIV3Schema", |path| crate::structural::check(schema, path)),
         });
     });
     if list.iter().filter(|v| v.flag(&["storage"])).count() != 1 {

@@ -36,6 +36,11 @@ pub fn validate_create(resource: &Resource, object: &Value) -> Vec<Cause> {
         meta::metadata(&mut c, resource, object);
     }
     rules(&mut c, resource, object);
+    if let Some(schema) = resource.structural() {
+        let mut causes = c.into_vec();
+        causes.extend(crate::structural::validate(&schema, object));
+        return causes;
+    }
     if resource.is("", "pods") && !object.items(&["spec", "ephemeralContainers"]).is_empty() {
         c.at("spec.ephemeralContainers", |c| {
             c.forbidden("cannot be set on create")
@@ -55,7 +60,20 @@ pub fn validate_update(resource: &Resource, old: &Value, new: &Value) -> Vec<Cau
         rules(&mut c, resource, new);
         update::rules(&mut c, resource, old, new);
     }
-    c.into_vec()
+    custom_update(c.into_vec(), resource, old, new)
+}
+
+/// Rules of the schema of a custom resource. What an update leaves as it is may break rules that are newer than it.
+fn custom_update(mut causes: Vec<Cause>, resource: &Resource, old: &Value, new: &Value) -> Vec<Cause> {
+    let Some(schema) = resource.structural() else {
+        return causes;
+    };
+    let broken = crate::structural::validate(&schema, new);
+    if !broken.is_empty() {
+        let before = crate::structural::validate(&schema, old);
+        causes.extend(broken.into_iter().filter(|cause| !before.contains(cause)));
+    }
+    causes
 }
 
 /// Rules for an update of the status (after preparation).
@@ -66,7 +84,7 @@ pub fn validate_status_update(resource: &Resource, old: &Value, new: &Value) -> 
     if !crate::value::same(old.get("status"), new.get("status")) {
         c.field(new, "status", |c, status| status_rules(c, resource, status));
     }
-    c.into_vec()
+    custom_update(c.into_vec(), resource, old, new)
 }
 
 fn desired_state_same(old: &Value, new: &Value) -> bool {
