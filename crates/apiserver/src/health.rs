@@ -79,18 +79,8 @@ pub async fn answer(server: &Arc<Server>, endpoint: &str, rest: &[&str], query: 
             Some(reason) => respond::text(500, format!("{reason}\n")),
         };
     }
-    let mut report = String::new();
-    let mut failed = false;
-    for check in CHECKS.iter().filter(applies) {
-        // Writing to a string cannot fail.
-        let _ = match (check.probe)(server) {
-            None => writeln!(report, "[+]{} ok", check.name),
-            Some(reason) => {
-                failed = true;
-                writeln!(report, "[-]{} failed: {reason}", check.name)
-            }
-        };
-    }
+    let excluded: Vec<&str> = query.all("exclude").filter(|name| !name.is_empty()).collect();
+    let (report, failed) = report(server, CHECKS.iter().filter(applies), &excluded);
     if failed {
         return respond::text(500, format!("{report}{endpoint} check failed\n"));
     }
@@ -98,4 +88,31 @@ pub async fn answer(server: &Arc<Server>, endpoint: &str, rest: &[&str], query: 
         return respond::text(200, format!("{report}{endpoint} check passed\n"));
     }
     respond::text(200, "ok")
+}
+
+/// One line for each check, and whether one has failed that is not excluded.
+fn report<'a>(server: &Server, checks: impl Iterator<Item = &'a Check>, excluded: &[&str]) -> (String, bool) {
+    let (mut report, mut failed, mut unknown) = (String::new(), false, excluded.to_vec());
+    for check in checks {
+        let name = check.name;
+        // Writing to a string cannot fail.
+        let _ = if excluded.contains(&name) {
+            unknown.retain(|n| *n != name);
+            writeln!(report, "[+]{name} excluded: ok")
+        } else if let Some(reason) = (check.probe)(server) {
+            failed = true;
+            writeln!(report, "[-]{name} failed: {reason}")
+        } else {
+            writeln!(report, "[+]{name} ok")
+        };
+    }
+    if !unknown.is_empty() {
+        let names: Vec<String> = unknown.iter().map(|n| format!("{n:?}")).collect();
+        let _ = writeln!(
+            report,
+            "warn: some health checks cannot be excluded: no matches for {}",
+            names.join(", ")
+        );
+    }
+    (report, failed)
 }

@@ -432,3 +432,79 @@ async fn services_get_addresses() {
     let (_, own) = api(&cluster, "GET", endpoints, Value::Null).await;
     assert_eq!(own["subsets"][0]["addresses"][0]["ip"], "127.0.0.1");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_has_named_checks() {
+    let cluster = Cluster::start().await.unwrap();
+    let get = |path: &'static str| {
+        let cluster = &cluster;
+        async move { cluster.get_raw(path).await.unwrap() }
+    };
+    assert_eq!(get("/readyz").await, (200, "ok".into()));
+    assert_eq!(get("/readyz/etcd").await, (200, "ok".into()));
+    assert_eq!(get("/livez/none").await.0, 404);
+    let (code, report) = get("/readyz?verbose&exclude=etcd&exclude=none").await;
+    assert_eq!(code, 200);
+    assert!(
+        report.contains("[+]ping ok\n") && report.contains("[+]etcd excluded: ok\n"),
+        "{report}"
+    );
+    assert!(
+        report.contains("no matches for \"none\"") && report.ends_with("readyz check passed\n"),
+        "{report}"
+    );
+}
+
+/// A list in every form that clients ask for; a large one also compressed.
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_have_many_forms() {
+    let cluster = Cluster::start().await.unwrap();
+    namespace(&cluster, "t").await;
+    let maps = "/api/v1/namespaces/t/configmaps";
+    for n in 0..3 {
+        let object = json!({"metadata": {"name": format!("m{n}")}, "data": {"x": "y".repeat(70_000)}});
+        assert_eq!(api(&cluster, "POST", maps, object).await.0, 201);
+    }
+    let get = |accept: &'static str| {
+        let cluster = &cluster;
+        async move {
+            cluster
+                .admin_request("GET", maps, &[("accept", accept)], "")
+                .await
+                .unwrap()
+        }
+    };
+    let (_, json) = get("application/json").await;
+    let list: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(list["items"].as_array().unwrap().len(), 3);
+    assert_eq!(list["items"][2]["data"]["x"].as_str().unwrap().len(), 70_000);
+    let (code, yaml) = get("application/yaml").await;
+    assert!(code == 200 && yaml.contains("kind: ConfigMapList") && yaml.contains("name: m2"));
+    let (_, table) = get("application/json;as=Table;g=meta.k8s.io;v=v1").await;
+    let table: Value = serde_json::from_str(&table).unwrap();
+    assert_eq!(table["rows"][1]["cells"][0], "m1");
+    let (_, partial) = get("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1").await;
+    let partial: Value = serde_json::from_str(&partial).unwrap();
+    assert!(partial["items"][0]["metadata"]["uid"].is_string() && partial["items"][0]["data"].is_null());
+    let (_, protobuf) = get("application/vnd.kubernetes.protobuf").await;
+    assert!(protobuf.starts_with("k8s\0") && protobuf.contains("ConfigMapList"));
+    assert_eq!(get("text/html").await.0, 406);
+    // Over the wire it is small, and unpacked it is the same.
+    let files = cluster.pki.cluster.files("admin");
+    let unpacked = cluster.dir.join("list.json");
+    let output = std::process::Command::new("curl")
+        .args(["-s", "--compressed", "-w", "%{size_download}", "-o"])
+        .arg(&unpacked)
+        .arg("--cacert")
+        .arg(&files.ca)
+        .arg("--cert")
+        .arg(&files.cert)
+        .arg("--key")
+        .arg(&files.key)
+        .arg(format!("https://{}{maps}", cluster.address))
+        .output()
+        .expect("curl (package curl)");
+    let size: usize = String::from_utf8_lossy(&output.stdout).parse().unwrap();
+    assert!(size < 20_000, "{size}");
+    assert_eq!(std::fs::read_to_string(unpacked).unwrap(), json);
+}
