@@ -1,4 +1,5 @@
 //! The NBD server under a client that does what no decent client does.
+#![allow(clippy::unwrap_used)]
 
 mod memory;
 

@@ -1,4 +1,5 @@
 //! Built-in admission: limits, quotas, pod security, classes, certificates.
+#![allow(clippy::unwrap_used)]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;

@@ -1,4 +1,5 @@
 //! Custom resources: served, validated, published, deleted; by every server.
+#![allow(clippy::unwrap_used)]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;

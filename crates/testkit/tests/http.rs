@@ -1,4 +1,5 @@
 //! The API over raw HTTP, against a real etcd.
+#![allow(clippy::unwrap_used)]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;

@@ -1,4 +1,5 @@
 //! Certificate signing requests and bootstrap tokens.
+#![allow(clippy::unwrap_used)]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;

@@ -1,4 +1,5 @@
 //! Lists in pages, at certain revisions, and across a compaction of the state store.
+#![allow(clippy::unwrap_used)]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;

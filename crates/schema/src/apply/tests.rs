@@ -1,3 +1,5 @@
+//! The algebra of field sets, and merging by owners.
+
 use super::*;
 use crate::registry;
 use proptest::prelude::*;

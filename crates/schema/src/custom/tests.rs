@@ -1,3 +1,5 @@
+//! Resources made from definitions.
+
 use super::*;
 
 #[test]

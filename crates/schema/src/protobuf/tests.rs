@@ -1,3 +1,5 @@
+//! Both directions of the encoding, and what is not protobuf.
+
 use super::wire::put_bytes;
 use super::*;
 use proptest::prelude::*;

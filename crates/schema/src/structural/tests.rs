@@ -1,3 +1,5 @@
+//! Schemas of custom resources: what is refused, pruned and defaulted.
+
 use super::*;
 use serde_json::json;
 
