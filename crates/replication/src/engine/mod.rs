@@ -3,7 +3,8 @@
 //! - [`service`]: the gRPC API; [`node`]: what it works on; [`create`] and [`attach`]: the operations;
 //! - [`volume`]: one open volume, a thread around the core; [`device`]: its block device;
 //! - [`link`]: the connection to a store; [`gather`]: one question to all stores; [`quorum`]: contact with them;
-//! - [`placement`]: what stores that were away have to make up for; [`describe`]: answers of the API.
+//! - [`placement`]: which replicas stores that were away lack; [`mend`]: what replicas of volumes lack that nobody has
+//!   attached; [`describe`]: answers of the API.
 
 pub mod attach;
 pub mod create;
@@ -11,6 +12,7 @@ pub mod describe;
 pub mod device;
 pub mod gather;
 pub mod link;
+pub mod mend;
 pub mod node;
 pub mod placement;
 pub mod quorum;
