@@ -11,44 +11,26 @@ use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-}
-
-async fn pause(seconds: f64) {
-    tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
-}
+/// About a second on an idle machine; this tells from waiting for timeouts, of which the shortest would be 20 s.
+const SOON: Duration = Duration::from_secs(10);
 
 #[test]
 fn fio_verifies_through_the_loss_and_return_of_two_regions_in_turn() {
-    let _one = one_at_a_time();
-    if !is_root() {
-        return;
-    }
-    runtime().block_on(async {
-        let mut cluster = Cluster::start();
-        cluster.start_engine("n1", "geneva");
-        let mut client = cluster.client("n1").await;
-        create(&mut client, "vol", 128 * MIB).await;
-        let (device, epoch) = attach(&mut client, "vol").await.unwrap();
-        assert_eq!(epoch, 1);
+    with_cluster(async |mut cluster| {
+        let (mut client, device) = cluster.with_volume(128).await;
         assert_eq!(
             attach(&mut client, "vol").await.unwrap(),
             (device.clone(), 1),
             "idempotent"
         );
-        let fio = fio(&device, 20, "128M");
+        let fio = fio(&device, 12, "128M");
         for victim in [0, 1] {
-            pause(2.0).await;
+            pause(1.0).await;
             cluster.kill_store(victim);
-            pause(3.0).await;
+            pause(2.0).await;
             cluster.start_store(victim);
             let waited = cluster
-                .wait_complete(&mut client, "vol", Duration::from_secs(30))
+                .wait_complete(&mut client, "vol", Duration::from_secs(90))
                 .await;
             println!("{} caught up under load in {waited:?}", REGIONS[victim]);
         }
@@ -65,18 +47,10 @@ fn fio_verifies_through_the_loss_and_return_of_two_regions_in_turn() {
 
 #[test]
 fn another_engine_takes_over_and_the_deposed_one_completes_no_write() {
-    let _one = one_at_a_time();
-    if !is_root() {
-        return;
-    }
-    runtime().block_on(async {
-        let mut cluster = Cluster::start();
-        cluster.start_engine("n1", "geneva");
+    with_cluster(async |mut cluster| {
+        let (mut first, device) = cluster.with_volume(64).await;
         cluster.start_engine("n2", "gland");
-        let mut first = cluster.client("n1").await;
         let mut second = cluster.client("n2").await;
-        create(&mut first, "vol", 64 * MIB).await;
-        let (device, _) = attach(&mut first, "vol").await.unwrap();
         run("mkfs.ext4", &["-q", &device]);
         let mount = cluster.dir.path().join("mnt");
         std::fs::create_dir(&mount).unwrap();
@@ -127,18 +101,10 @@ fn another_engine_takes_over_and_the_deposed_one_completes_no_write() {
 
 #[test]
 fn a_killed_engine_is_succeeded_and_cleans_up_when_it_starts_again() {
-    let _one = one_at_a_time();
-    if !is_root() {
-        return;
-    }
-    runtime().block_on(async {
-        let mut cluster = Cluster::start();
-        cluster.start_engine("n1", "geneva");
+    with_cluster(async |mut cluster| {
+        let (_, device) = cluster.with_volume(64).await;
         cluster.start_engine("n2", "gland");
-        let mut first = cluster.client("n1").await;
         let mut second = cluster.client("n2").await;
-        create(&mut first, "vol", 64 * MIB).await;
-        let (device, _) = attach(&mut first, "vol").await.unwrap();
         let pattern: Vec<u8> = (0..8 * MIB).map(|i| (i / 4096 % 251) as u8).collect();
         let file = std::fs::File::options().write(true).open(&device).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&file, &pattern, 5 * MIB).unwrap();
@@ -151,7 +117,7 @@ fn a_killed_engine_is_succeeded_and_cleans_up_when_it_starts_again() {
         let (taken, _) = attach(&mut second, "vol").await.unwrap();
         let elapsed = start.elapsed();
         println!("taken over from a killed engine with one region lost in {elapsed:?}");
-        assert!(elapsed < Duration::from_millis(2500), "{elapsed:?}");
+        assert!(elapsed < SOON, "{elapsed:?}");
         let file = std::fs::File::open(&taken).unwrap();
         let mut back = vec![0; pattern.len()];
         std::os::unix::fs::FileExt::read_exact_at(&file, &mut back, 5 * MIB).unwrap();
@@ -165,7 +131,7 @@ fn a_killed_engine_is_succeeded_and_cleans_up_when_it_starts_again() {
         attach(&mut first, "vol").await.unwrap();
         cluster.start_store(2);
         cluster
-            .wait_complete(&mut first, "vol", Duration::from_secs(20))
+            .wait_complete(&mut first, "vol", Duration::from_secs(90))
             .await;
         verify(&mut first, "vol").await;
         detach(&mut first, "vol", false).await.unwrap();
@@ -174,12 +140,7 @@ fn a_killed_engine_is_succeeded_and_cleans_up_when_it_starts_again() {
 
 #[test]
 fn creation_and_deletion_reach_a_store_that_was_away_and_space_is_freed() {
-    let _one = one_at_a_time();
-    if !is_root() {
-        return;
-    }
-    runtime().block_on(async {
-        let mut cluster = Cluster::start();
+    with_cluster(async |mut cluster| {
         cluster.kill_store(2);
         cluster.start_engine("n1", "geneva");
         cluster.start_engine("n2", "gland");
@@ -197,20 +158,11 @@ fn creation_and_deletion_reach_a_store_that_was_away_and_space_is_freed() {
         let start = Instant::now();
         let (device, _) = attach(&mut client, "vol").await.unwrap();
         println!("attached with one region absent in {:?}", start.elapsed());
-        assert!(start.elapsed() < Duration::from_millis(1500));
-        run(
-            "dd",
-            &[
-                "if=/dev/urandom",
-                &format!("of={device}"),
-                "bs=1M",
-                "count=32",
-                "oflag=direct",
-            ],
-        );
+        assert!(start.elapsed() < SOON);
+        fill(&device, 0, 32);
         cluster.start_store(2);
         let waited = cluster
-            .wait_complete(&mut client, "vol", Duration::from_secs(20))
+            .wait_complete(&mut client, "vol", Duration::from_secs(90))
             .await;
         println!("32 MiB copied to a store that was away in {waited:?}");
         verify(&mut client, "vol").await;
@@ -234,28 +186,23 @@ fn creation_and_deletion_reach_a_store_that_was_away_and_space_is_freed() {
         // The name can be used again at once, and the old replica does not come back.
         create(&mut client, "vol", 32 * MIB).await;
         cluster.start_store(0);
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
+        eventually(Duration::from_secs(60), "three new replicas", async || {
             let overview = cluster.admin("control-plane").overview().await;
-            let done = overview.volumes.len() == 1
-                && overview.volumes[0].seen == 3
-                && overview.volumes[0].replicas.iter().all(|r| r.state == "complete");
-            if done {
-                assert_eq!(overview.volumes[0].size_bytes, 32 * MIB);
-                assert_eq!(overview.volumes[0].spec.labels["claim"], "data");
-                break;
-            }
-            assert!(Instant::now() < deadline, "{overview:?}\n{}", cluster.logs());
-            pause(0.1).await;
-        }
+            let [volume] = &overview.volumes[..] else {
+                return false;
+            };
+            assert_eq!(volume.spec.labels["claim"], "data");
+            volume.seen == 3
+                && volume.size_bytes == 32 * MIB
+                && volume.replicas.iter().all(|r| r.state == "complete")
+        })
+        .await;
     });
 }
 
 #[test]
 fn the_stores_tell_which_node_they_hear_and_a_node_without_them_is_fenced() {
-    let _one = one_at_a_time();
-    runtime().block_on(async {
-        let mut cluster = Cluster::start();
+    with_cluster(async |mut cluster| {
         cluster.start_engine("n1", "geneva");
         let mut client = cluster.client("n1").await;
         let admin = cluster.admin("control-plane");
@@ -284,14 +231,10 @@ fn the_stores_tell_which_node_they_hear_and_a_node_without_them_is_fenced() {
         println!("loss of the majority noticed after {:?}", start.elapsed());
         let asked = Instant::now();
         assert_eq!(admin.contact("n1").await, Contact::Unknown);
-        assert!(
-            asked.elapsed() < Duration::from_millis(1900),
-            "{:?}",
-            asked.elapsed()
-        );
+        assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
         let state = watch.message().await.unwrap().unwrap();
         println!("fenced after {:?}, says {} ms", start.elapsed(), state.silent_ms);
-        assert!(state.fenced && start.elapsed() < Duration::from_millis(8600));
+        assert!(state.fenced && start.elapsed() < Duration::from_millis(8000) + SOON);
         assert!(start.elapsed() > Duration::from_millis(6500));
         cluster.start_store(1);
         let state = watch.message().await.unwrap().unwrap();
@@ -332,33 +275,16 @@ fn the_stores_tell_which_node_they_hear_and_a_node_without_them_is_fenced() {
 
 #[test]
 fn a_replaced_store_is_filled_from_the_others_and_volumes_grow() {
-    let _one = one_at_a_time();
-    if !is_root() {
-        return;
-    }
-    runtime().block_on(async {
-        let mut cluster = Cluster::start();
-        cluster.start_engine("n1", "geneva");
-        let mut client = cluster.client("n1").await;
-        create(&mut client, "vol", 32 * MIB).await;
-        let (device, _) = attach(&mut client, "vol").await.unwrap();
-        run(
-            "dd",
-            &[
-                "if=/dev/urandom",
-                &format!("of={device}"),
-                "bs=1M",
-                "count=32",
-                "oflag=direct",
-            ],
-        );
+    with_cluster(async |mut cluster| {
+        let (mut client, device) = cluster.with_volume(32).await;
+        fill(&device, 0, 32);
         cluster.kill_store(1);
         std::fs::remove_dir_all(cluster.store_dir(1)).unwrap();
         cluster.format(1);
         cluster.start_store(1);
         pause(0.5).await;
         cluster
-            .wait_complete(&mut client, "vol", Duration::from_secs(20))
+            .wait_complete(&mut client, "vol", Duration::from_secs(90))
             .await;
         let request = api::ExpandVolumeRequest {
             id: "vol".into(),
@@ -367,17 +293,7 @@ fn a_replaced_store_is_filled_from_the_others_and_volumes_grow() {
         client.expand_volume(request).await.unwrap();
         let size = run("blockdev", &["--getsize64", &device]);
         assert_eq!(size.trim(), (64 * MIB).to_string());
-        run(
-            "dd",
-            &[
-                "if=/dev/urandom",
-                &format!("of={device}"),
-                "bs=1M",
-                "seek=40",
-                "count=20",
-                "oflag=direct",
-            ],
-        );
+        fill(&device, 40, 20);
         let report = verify(&mut client, "vol").await;
         assert_eq!(report.compared_bytes, 64 * MIB);
         let before = get(&mut client, "vol").await.used_bytes;

@@ -13,18 +13,28 @@ pub struct Mutations {
     pub r4_release_on_receipt: bool,
     /// R5: let a learner be the source of the log and serve reads.
     pub r5_learner_is_source: bool,
+    /// R6: open below what a member knows to be flushed.
+    pub r6_open_below_flushed: bool,
+    /// R7: believe a replica of which another one remembers more.
+    pub r7_believe_set_back: bool,
     /// R8: apply in place whatever was received.
     pub r8_apply_uncommitted: bool,
     /// R9: release journal records when applied but not synced.
     pub r9_release_unsynced: bool,
     /// R10: ignore later evidence of durability when the journal ends in a bad record.
     pub r10_damage_is_end: bool,
+    /// R11: a freed block looks as if it had never been written.
+    pub r11_forget_freed: bool,
+    /// R12: an engine that opens again gives the places of writes that are not decided yet to others.
+    pub r12_forget_undecided: bool,
     /// R13: complete a read before what it contains is committed.
     pub r13_read_uncommitted: bool,
     /// R14: serve reads without a lease.
     pub r14_no_lease: bool,
     /// R15: count a learner as complete without a sync.
     pub r15_complete_unsynced: bool,
+    /// R16: compare positions without their histories.
+    pub r16_seqs_alone: bool,
 }
 
 impl Mutations {
@@ -37,12 +47,17 @@ impl Mutations {
             "R3" => &mut m.r3_expose_unlevelled,
             "R4" => &mut m.r4_release_on_receipt,
             "R5" => &mut m.r5_learner_is_source,
+            "R6" => &mut m.r6_open_below_flushed,
+            "R7" => &mut m.r7_believe_set_back,
             "R8" => &mut m.r8_apply_uncommitted,
             "R9" => &mut m.r9_release_unsynced,
             "R10" => &mut m.r10_damage_is_end,
+            "R11" => &mut m.r11_forget_freed,
+            "R12" => &mut m.r12_forget_undecided,
             "R13" => &mut m.r13_read_uncommitted,
             "R14" => &mut m.r14_no_lease,
             "R15" => &mut m.r15_complete_unsynced,
+            "R16" => &mut m.r16_seqs_alone,
             _ => return None,
         };
         *flag = true;

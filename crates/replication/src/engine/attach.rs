@@ -3,7 +3,7 @@
 use super::expose::{Exposed, Wanted, blocking};
 use super::node::{Attached, Error, Node, OpenVolume};
 use super::volume::{Phase, Volume};
-use crate::core::engine::{MemberState, Op, OpError, VerifyReport};
+use crate::core::engine::{EngineStatus, MemberState, Op, OpError, VerifyReport};
 use crate::core::types::{BLOCK, Epoch};
 use crate::net::control::VolumeSpec;
 use crate::store::catalog::valid_name;
@@ -104,7 +104,7 @@ impl Node {
         }
     }
 
-    async fn opened(&self, volume: &Volume) -> Result<Epoch, Error> {
+    pub(super) async fn opened(&self, volume: &Volume) -> Result<Epoch, Error> {
         let mut phase = volume.phase();
         let wait = phase.wait_for(|phase| *phase != Phase::Opening);
         let reached = tokio::time::timeout(OPEN_TIMEOUT, wait)
@@ -151,8 +151,10 @@ impl Node {
         self.remove(id, &attached, force).await
     }
 
-    async fn remove(&self, id: &str, attached: &Arc<Attached>, force: bool) -> Result<(), Error> {
+    async fn remove(self: &Arc<Self>, id: &str, attached: &Arc<Attached>, force: bool) -> Result<(), Error> {
         let status = attached.volume.status().await;
+        let whole = |s: &EngineStatus| s.members.iter().all(|m| m.state == MemberState::Complete);
+        let lacking = !status.as_ref().is_some_and(whole);
         let (deposed, stalled) = status.map_or((true, false), |s| (s.deposed, s.stalled));
         let device = attached.clone();
         let in_use = blocking(move || Ok(device.exposed.in_use())).await?;
@@ -177,6 +179,10 @@ impl Node {
             }
         }
         self.close(&attached.volume);
+        if lacking {
+            let node = self.clone();
+            tokio::spawn(async move { node.mend().await });
+        }
         Ok(())
     }
 
@@ -247,7 +253,7 @@ impl Node {
     }
 }
 
-async fn goodbye(open: OpenVolume) {
+pub(super) async fn goodbye(open: OpenVolume) {
     let _ = tokio::time::timeout(GOODBYE_TIMEOUT, open.volume.submit(Op::Close)).await;
 }
 
@@ -272,7 +278,7 @@ async fn verify(volume: &Volume) -> Result<(VolumeSpec, VerifyReport), Error> {
 }
 
 /// Waits while members are catching up, since a volume that was just opened has to level them first.
-async fn catch_up(volume: &Volume) {
+pub(super) async fn catch_up(volume: &Volume) {
     let deadline = tokio::time::Instant::now() + CATCH_UP_TIMEOUT;
     let mut seen_absent = 0;
     while tokio::time::Instant::now() < deadline {

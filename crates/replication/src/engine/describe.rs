@@ -64,6 +64,7 @@ pub async fn add_attached(volume: &mut api::Volume, attached: &Attached) {
     volume.attached_here = true;
     volume.device_path = attached.device.clone();
     volume.size_bytes = status.size_bytes;
+    volume.epoch = status.epoch.counter;
     for (member, known) in attached.volume.spec.members.iter().zip(&status.members) {
         if let Some(replica) = volume.replicas.iter_mut().find(|r| r.region == member.region) {
             replica.state = state_name(known.state).into();

@@ -4,7 +4,8 @@
 //! - [`volume`]: one open volume, a thread around the core; [`device`]: its block device; [`crypt`]: encryption
 //!   of it; [`expose`]: to the kernel or to NBD clients;
 //! - [`link`]: the connection to a store; [`gather`]: one question to all stores; [`quorum`]: contact with them;
-//! - [`placement`]: what stores that were away have to make up for; [`describe`]: answers of the API.
+//! - [`placement`]: which replicas stores that were away lack; [`mend`]: what replicas of volumes lack that nobody has
+//!   attached; [`describe`]: answers of the API.
 
 pub mod attach;
 pub mod create;
@@ -14,6 +15,7 @@ pub mod device;
 pub mod expose;
 pub mod gather;
 pub mod link;
+pub mod mend;
 pub mod node;
 pub mod placement;
 pub mod quorum;

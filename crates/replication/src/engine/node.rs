@@ -6,7 +6,7 @@ use super::link::Link;
 use super::placement;
 use super::quorum::Quorum;
 use super::volume::Volume;
-use crate::net::control::{Inventory, MemberReport, Request, Response};
+use crate::net::control::{Inventory, MemberReport, Request, Response, VolumeSpec};
 use crate::view::{self, VolumeView};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -95,6 +95,8 @@ pub struct Node {
     /// Reconciliations run one after the other.
     reconciling: tokio::sync::Mutex<()>,
     next_open: AtomicU64,
+    /// Volumes that nobody has attached are mended one after the other.
+    pub(super) mending: tokio::sync::Mutex<()>,
     /// A store appeared that knows nothing of what was reported.
     report_all: AtomicBool,
 }
@@ -146,6 +148,7 @@ impl Node {
             locks: Mutex::default(),
             reconciling: tokio::sync::Mutex::default(),
             next_open: AtomicU64::new(1),
+            mending: tokio::sync::Mutex::default(),
             report_all: AtomicBool::new(false),
         })
     }
@@ -171,9 +174,18 @@ impl Node {
     }
 
     /// Starts to open a volume.
-    pub(super) fn open(self: &Arc<Self>, spec: crate::net::control::VolumeSpec) -> Result<OpenVolume, Error> {
+    pub(super) fn open(self: &Arc<Self>, spec: VolumeSpec) -> Result<OpenVolume, Error> {
+        self.open_after(spec, None)
+    }
+
+    /// As [`Node::open`]; with an epoch counter, gives way to everybody who asked after it.
+    pub(super) fn open_after(
+        self: &Arc<Self>,
+        spec: VolumeSpec,
+        only_after: Option<u64>,
+    ) -> Result<OpenVolume, Error> {
         let links = spec.members.iter().map(|m| self.link(&m.region)).collect();
-        let volume = Volume::start(spec, links, &self.region)
+        let volume = Volume::start(spec, links, &self.region, only_after)
             .map_err(|e| Error::State(format!("start a thread for the volume: {e}")))?;
         let number = self.next_open.fetch_add(1, Ordering::Relaxed);
         self.open.lock().insert(number, volume.clone());
@@ -210,6 +222,7 @@ impl Node {
         }
         self.report_all.store(true, Ordering::Relaxed);
         self.reconcile().await;
+        self.mend().await;
     }
 
     /// Makes the stores agree about which volumes there are.

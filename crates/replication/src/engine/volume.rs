@@ -116,12 +116,21 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// Starts to open the volume. `links` has the member's links in the order of the configuration.
+    /// Starts to open the volume. `links` has the member's links in the order of the configuration. With `only_after` it
+    /// gives way to everybody, see [`EngineSettings::only_after`].
     pub fn start(
         spec: VolumeSpec,
         links: Vec<Option<Arc<Link>>>,
         home_region: &str,
+        only_after: Option<u64>,
     ) -> std::io::Result<Volume> {
+        // An ordinary instance is a random UUID, whose upper half is never zero.
+        let instance = Uuid::new_v4().as_u128();
+        let instance = if only_after.is_some() {
+            instance & u128::from(u64::MAX)
+        } else {
+            instance
+        };
         let class = crate::core::types::Class::parse(&spec.class)
             .ok_or_else(|| std::io::Error::other(format!("unknown class {:?}", spec.class)))?;
         let settings = EngineSettings {
@@ -130,8 +139,9 @@ impl Volume {
             class,
             members: spec.core_members(),
             home: spec.members.iter().position(|m| m.region == home_region),
-            instance: Uuid::new_v4().as_u128(),
+            instance,
             write_through: false,
+            only_after,
             mutations: Default::default(),
         };
         let (inputs, receiver) = channel();
@@ -147,6 +157,7 @@ impl Volume {
             reopen: vec![None; members],
             inputs: inputs.clone(),
             receiver,
+            brief: only_after.is_some(),
             replies: HashMap::new(),
             next_request: 1,
             waiting: VecDeque::new(),
@@ -224,6 +235,8 @@ struct Worker {
     reopen: Vec<Option<Nanos>>,
     inputs: Sender<Input>,
     receiver: Receiver<Input>,
+    /// The volume counts as attached to nobody meanwhile.
+    brief: bool,
     replies: HashMap<u64, (Reply, u64)>,
     next_request: u64,
     waiting: VecDeque<(Op, Reply)>,
@@ -413,6 +426,7 @@ impl Worker {
             let open = Open {
                 volume: self.spec.volume.clone(),
                 replica: self.spec.members[member].id,
+                brief: self.brief,
             };
             let opened = self.links[member]
                 .as_ref()

@@ -25,6 +25,9 @@ pub struct Open {
     pub volume: String,
     /// Replica that the engine expects there.
     pub replica: Uuid,
+    /// The volume is not attached by it.
+    #[serde(default)]
+    pub brief: bool,
 }
 
 /// One member.
@@ -94,7 +97,7 @@ pub struct ReplicaInfo {
     pub spec: VolumeSpec,
     /// Which member it is.
     pub id: Uuid,
-    /// `complete`, `catching-up`, `learner`, `failed` or `opening`.
+    /// `complete`, `catching-up`, `learner`, `failed`, `full` or `opening`.
     pub state: String,
     /// Why it is failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -23,13 +23,17 @@ enum Kind {
 /// Requests in flight for each engine.
 const DEPTH: usize = 12;
 
+/// So much longer are the pauses between requests while nothing but time is waited for.
+const SLOW: Nanos = 8;
+
 impl World {
     /// The client of an engine submits something and comes again.
     pub(super) fn client(&mut self, engine: usize) {
         if self.engines[engine].gone {
             return;
         }
-        let pause = self.profile.think + self.rng.below(4 * self.profile.think);
+        let think = self.profile.think * if self.slow { SLOW } else { 1 };
+        let pause = think + self.rng.below(4 * think);
         self.at(self.now + pause, Event::Client { engine });
         if self.engines[engine].requests.len() >= DEPTH || self.engines[engine].paused_until > self.now {
             return;

@@ -13,7 +13,10 @@ use std::sync::Arc;
 const PAGE: usize = 4096;
 const SECTOR: usize = 512;
 
+#[derive(Clone)]
 struct Page {
+    /// When it was written last.
+    at: u64,
     now: Box<[u8; PAGE]>,
     /// Content on the media, when it differs.
     stable: Option<Box<[u8; PAGE]>>,
@@ -23,6 +26,7 @@ struct Page {
 impl Page {
     fn new() -> Page {
         Page {
+            at: 0,
             now: Box::new([0; PAGE]),
             stable: None,
             dirty: 0,
@@ -30,7 +34,7 @@ impl Page {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct FileState {
     pages: BTreeMap<u64, Page>,
     len: u64,
@@ -44,6 +48,7 @@ struct State {
     next: u64,
     /// The next sync fails.
     fail_sync: bool,
+    now: u64,
 }
 
 /// The disk of one replica; survives the replica.
@@ -132,9 +137,66 @@ impl SimDisk {
         true
     }
 
+    /// The time, for [`SimDisk::rot_written`].
+    pub fn tell(&self, now: u64) {
+        self.state.lock().now = now;
+    }
+
+    /// Flips one bit of the journal in a page that was last written between these times. False: there is none.
+    pub fn rot_written(&self, prefix: &str, from: u64, to: u64, rng: &mut Rng) -> bool {
+        let mut state = self.state.lock();
+        let State { files, names, .. } = &mut *state;
+        let mut found: Vec<(u64, u64)> = Vec::new();
+        for (_, id) in names.iter().filter(|(n, _)| n.starts_with(prefix)) {
+            let pages = files.get(id).into_iter().flat_map(|f| &f.pages);
+            let fits = pages.filter(|(_, p)| p.at >= from && p.at <= to);
+            found.extend(fits.map(|(number, _)| (*id, *number)));
+        }
+        if found.is_empty() {
+            return false;
+        }
+        let (id, number) = found[rng.below(found.len() as u64) as usize];
+        let page = files.get_mut(&id).and_then(|f| f.pages.get_mut(&number));
+        if let Some(page) = page {
+            page.now[rng.below(PAGE as u64) as usize] ^= 1 << rng.below(8);
+        }
+        true
+    }
+
+    /// A copy of everything as it is now, as a backup would take it.
+    pub fn backup(&self) -> SimDisk {
+        let copy = SimDisk::default();
+        copy.restore(self);
+        copy
+    }
+
+    /// Everything is replaced by what `backup` has.
+    pub fn restore(&self, backup: &SimDisk) {
+        let source = backup.state.lock();
+        let mut state = self.state.lock();
+        let mut files = source.files.clone();
+        for page in files.values_mut().flat_map(|f| f.pages.values_mut()) {
+            page.stable = None;
+            page.dirty = 0;
+        }
+        *state = State {
+            files,
+            durable_names: source.names.clone(),
+            names: source.names.clone(),
+            next: source.next,
+            fail_sync: false,
+            now: state.now,
+        };
+    }
+
     /// The next sync of any file fails.
     pub fn fail_next_sync(&self) {
         self.state.lock().fail_sync = true;
+    }
+
+    /// A failure that was to come does not come.
+    pub fn heal(&self) {
+        self.state.lock().fail_sync = false;
     }
 
     /// Everything is gone: a new disk.
@@ -187,7 +249,7 @@ fn gone() -> io::Error {
 }
 
 impl SimFile {
-    fn write(file: &mut FileState, mut offset: u64, mut data: &[u8]) {
+    fn write(file: &mut FileState, now: u64, mut offset: u64, mut data: &[u8]) {
         while !data.is_empty() {
             let (number, at) = (offset / PAGE as u64, (offset % PAGE as u64) as usize);
             let n = data.len().min(PAGE - at);
@@ -195,6 +257,7 @@ impl SimFile {
             if page.stable.is_none() {
                 page.stable = Some(page.now.clone());
             }
+            page.at = now;
             page.now[at..at + n].copy_from_slice(&data[..n]);
             for sector in at / SECTOR..=(at + n - 1) / SECTOR {
                 page.dirty |= 1 << sector;
@@ -227,9 +290,10 @@ impl DiskFile for SimFile {
 
     fn pwritev(&self, parts: &[&[u8]], mut offset: u64) -> io::Result<()> {
         let mut state = self.state.lock();
+        let now = state.now;
         let file = state.files.get_mut(&self.id).ok_or_else(gone)?;
         for part in parts {
-            SimFile::write(file, offset, part);
+            SimFile::write(file, now, offset, part);
             offset += part.len() as u64;
         }
         Ok(())
@@ -261,11 +325,12 @@ impl DiskFile for SimFile {
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         let mut state = self.state.lock();
+        let now = state.now;
         let file = state.files.get_mut(&self.id).ok_or_else(gone)?;
         let (first, last) = (offset.div_ceil(PAGE as u64), (offset + len) / PAGE as u64);
         for number in first..last {
             if file.pages.contains_key(&number) {
-                SimFile::write(file, number * PAGE as u64, &[0; PAGE]);
+                SimFile::write(file, now, number * PAGE as u64, &[0; PAGE]);
             }
         }
         Ok(())

@@ -26,14 +26,16 @@ pub(super) struct Profile {
     pub pace: Nanos,
     /// Members that are long gone, so that they come back by extents.
     pub long_absence: bool,
+    /// Faults in a row.
+    pub combo: super::combos::Combo,
     /// The replica whose media suffer.
     pub victim: usize,
     suffered: bool,
 }
 
 impl Profile {
-    pub fn draw(rng: &mut Rng) -> Profile {
-        Profile {
+    pub fn draw(rng: &mut Rng, combo: super::combos::Combo) -> Profile {
+        let mut profile = Profile {
             blocks: 64 + rng.below(192),
             think: MILLI / 2 + rng.below(3 * MILLI),
             late_member: rng.percent(15),
@@ -44,15 +46,27 @@ impl Profile {
             pace: 100 * MILLI + rng.below(700 * MILLI),
             long_absence: rng.percent(40),
             victim: rng.below(MEMBERS as u64) as usize,
+            combo,
             suffered: false,
+        };
+        // A disk has one kind of trouble.
+        match profile.combo {
+            super::combos::Combo::Hole => (profile.rot, profile.eio) = (true, false),
+            super::combos::Combo::SetBack => (profile.rot, profile.eio) = (false, false),
+            _ => {}
         }
+        profile
     }
 }
 
+/// Shortest pause between rows of faults.
+pub(super) const FAULT_PAUSE: Nanos = 500 * MILLI;
 /// Length of the phase of faults.
 const FAULTS: Nanos = 12 * SECOND;
 /// After repair everything must be complete within so long. Silent sessions, grace periods and leases take their time.
 const SETTLE: Nanos = 30 * SECOND;
+/// With everything repaired no request may wait for so long.
+const PATIENCE: Nanos = 5 * SECOND;
 /// With one member gone no request may take longer: hedges and races, no timeouts.
 const LONGEST_PAUSE_MS: u64 = 1500;
 
@@ -65,6 +79,7 @@ impl World {
             return Err(format!("a new volume does not open: {}", self.describe()));
         }
         self.at(self.now + self.profile.pace, Event::Fault);
+        self.begin_combo();
         self.advance(self.now + FAULTS, |_| false)?;
         self.repair()?;
         self.lose_one()?;
@@ -75,6 +90,7 @@ impl World {
         self.calm = true;
         for replica in 0..MEMBERS {
             self.replicas[replica].down_until = 0;
+            self.replicas[replica].disk.heal();
             self.replicas[replica].paused_until = self.replicas[replica].paused_until.min(self.now + SECOND);
             self.start_replica(replica);
             self.rebuild(replica);
@@ -100,7 +116,9 @@ impl World {
                     return Err(format!("no progress after repair: {}", self.describe()));
                 }
                 self.read_all();
-                self.advance(self.now + 5 * SECOND, |_| false)?;
+                self.slow = true;
+                self.advance(self.now + PATIENCE, |_| false)?;
+                self.slow = false;
                 if !self.engines.last().is_some_and(|e| e.gone) {
                     break;
                 }
@@ -108,7 +126,7 @@ impl World {
             self.start_engine();
             self.close_openers();
         }
-        if self.longest_wait() > 5_000 {
+        if self.longest_wait() > PATIENCE / MILLI {
             return Err(format!("a request waits for ever: {}", self.describe()));
         }
         Ok(())
@@ -129,7 +147,7 @@ impl World {
         let silent = self.rng.percent(50);
         self.replicas[replica].down_until = Nanos::MAX;
         self.crash(replica, false, silent);
-        let until = self.now + 3 * SECOND;
+        let until = self.now + 2 * SECOND;
         let engine = self.engines.len() - 1;
         while self.now < until {
             self.advance(self.now + 50 * MILLI, |_| false)?;
@@ -295,13 +313,15 @@ impl World {
                 }
             }
         }
-        if self.engines.last().is_some_and(|e| e.gone) {
+        // One that goes on after its rival died needs no successor.
+        let goes_on = self.engines.iter().any(|e| !e.gone && e.rivalled);
+        if self.engines.last().is_some_and(|e| e.gone) && !goes_on {
             self.start_engine();
         }
         self.check_weak();
     }
 
-    fn crash_and_return(&mut self, replica: usize, power: bool) {
+    pub(super) fn crash_and_return(&mut self, replica: usize, power: bool) {
         let silent = self.rng.percent(30);
         let away = if self.profile.long_absence && self.rng.percent(30) {
             self.rng.below(6 * SECOND)

@@ -5,6 +5,7 @@
 //! loss of one more member, and at the end all replicas must hold the same bytes. A [`model::Model`] checks every answer.
 
 mod client;
+mod combos;
 mod disk;
 mod faults;
 pub mod model;
@@ -18,6 +19,8 @@ use crate::core::mutations::Mutations;
 pub struct Options {
     /// Rules switched off.
     pub mutations: Mutations,
+    /// Without rows of faults, as in the first runs.
+    pub plain: bool,
     /// Print every event (with `tracing`, at debug level).
     pub trace: bool,
 }

@@ -149,9 +149,13 @@ impl Model {
         }
     }
 
+    fn mark(tag: u64, cell: u64) -> u64 {
+        tag.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ cell
+    }
+
     /// The bytes of a cell of write `tag`.
     pub fn fill(tag: u64, cell: u64, out: &mut Vec<u8>) {
-        let mark = tag.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ cell;
+        let mark = Self::mark(tag, cell);
         out.extend_from_slice(&tag.to_le_bytes());
         for _ in 0..(CELL as usize / 8 - 1) {
             out.extend_from_slice(&mark.to_le_bytes());
@@ -166,9 +170,8 @@ impl Model {
         if tag == 0 {
             return bytes.iter().all(|b| *b == 0).then_some(0);
         }
-        let mut whole = Vec::with_capacity(CELL as usize);
-        Self::fill(tag, cell, &mut whole);
-        (whole == bytes).then_some(tag)
+        let mark = Self::mark(tag, cell).to_le_bytes();
+        bytes[8..].chunks_exact(8).all(|w| w == mark).then_some(tag)
     }
 
     /// Checks what a read returned.

@@ -2,10 +2,43 @@
 
 use super::*;
 
-#[test]
-fn fifty_seeds() {
-    for seed in 0..50 {
+fn all_hold(seeds: std::ops::Range<u64>) {
+    for seed in seeds {
         if let Err(failure) = run_seed(seed, Options::default()) {
+            panic!("{failure}");
+        }
+    }
+}
+
+#[test]
+fn the_first_half_of_five_hundred_seeds() {
+    all_hold(0..250);
+}
+
+#[test]
+fn the_second_half_of_five_hundred_seeds() {
+    all_hold(250..500);
+}
+
+/// Runs that once found something.
+#[test]
+fn named_seeds() {
+    let plain = [
+        // An EIO of the fault phase came only after it: a fault of the simulator's repair.
+        1071, // A member had promised an engine that never opened, and was refused for ever.
+        1234, 1375,
+        // An engine that was deposed without knowing it asked above the one that had deposed it.
+        231, // The only copy of the log's undecided end rotted in the journal, and nobody gave it up.
+        787,
+    ];
+    let plain = plain.map(|seed| (seed, true));
+    // A replica came back with an old backup, was found out by an engine that died, and believed by the next.
+    for (seed, plain) in plain.into_iter().chain([(19, false)]) {
+        let options = Options {
+            plain,
+            ..Options::default()
+        };
+        if let Err(failure) = run_seed(seed, options) {
             panic!("{failure}");
         }
     }
@@ -20,26 +53,29 @@ fn the_same_seed_is_the_same_run() {
     }
 }
 
-/// A rule switched off is noticed within so many seeds. Not noticed so far: R2 (the session binding refuses old engines
-/// by itself) and R10 (needs rot of the journal's tail and the loss of another member at once).
+/// A rule switched off is noticed within so many seeds. Not noticed yet: R1 and R12 (rare), R6 and R10 (each covers for
+/// the other where the rows of faults hit them).
 #[test]
 fn each_rule_is_needed() {
     for (rule, seeds) in [
-        ("R4", 10),
-        ("R5", 50),
-        ("R8", 10),
-        ("R9", 10),
-        ("R14", 40),
-        ("R15", 30),
+        ("R2", 20),
+        ("R5", 20),
+        ("R7", 60),
+        ("R8", 40),
+        ("R9", 40),
+        ("R11", 20),
+        ("R13", 80),
+        ("R15", 80),
+        ("R16", 80),
     ] {
         noticed(rule, seeds);
     }
 }
 
-/// These take longer to show: about six seconds each.
+/// These take longer to show.
 #[test]
 fn the_rules_that_take_longer_to_miss_are_needed_too() {
-    for (rule, seeds) in [("R1", 150), ("R3", 150), ("R13", 200)] {
+    for (rule, seeds) in [("R3", 150), ("R4", 150), ("R14", 250)] {
         noticed(rule, seeds);
     }
 }

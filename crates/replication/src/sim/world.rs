@@ -1,5 +1,6 @@
 //! The event loop and the processes.
 
+use super::combos::Combo;
 use super::disk::SimDisk;
 use super::model::Model;
 use super::network::{Link, Session};
@@ -51,6 +52,7 @@ pub(super) enum Event {
         engine: usize,
     },
     Fault,
+    Combo(super::combos::Step),
     StartReplica {
         replica: usize,
     },
@@ -102,6 +104,8 @@ pub(super) struct Process {
     pub opened: bool,
     /// Counter of its epoch.
     pub rank: u32,
+    /// A rival has asked above it.
+    pub rivalled: bool,
     pub paused_until: Nanos,
     pub sessions: [Option<usize>; MEMBERS],
     pub links: [Link; MEMBERS],
@@ -122,6 +126,8 @@ pub struct World {
     pub(super) model: Model,
     pub(super) profile: super::faults::Profile,
     pub(super) calm: bool,
+    /// The client takes its time.
+    pub(super) slow: bool,
     pub(super) next_request: u64,
     pub(super) error: Option<String>,
     pub(super) out: Outcome,
@@ -129,6 +135,10 @@ pub struct World {
     /// Highest epoch opened.
     pub(super) newest: u32,
     pub(super) verified: Option<bool>,
+    /// For the rows of faults.
+    pub(super) backup: Option<SimDisk>,
+    pub(super) beheaded: Option<usize>,
+    pub(super) backlog: Option<usize>,
 }
 
 impl World {
@@ -140,7 +150,12 @@ impl World {
                 region: format!("r{i}"),
             })
             .collect();
-        let profile = super::faults::Profile::draw(&mut rng);
+        let combo = if options.plain {
+            Combo::Nothing
+        } else {
+            Combo::of(seed)
+        };
+        let profile = super::faults::Profile::draw(&mut rng, combo);
         let blocks = profile.blocks;
         let mut world = World {
             now: SECOND,
@@ -154,6 +169,7 @@ impl World {
             model: Model::new(blocks * (BLOCK as u64 / super::model::CELL)),
             profile,
             calm: false,
+            slow: false,
             next_request: 0,
             error: None,
             out: Outcome {
@@ -167,6 +183,9 @@ impl World {
             members,
             newest: 0,
             verified: None,
+            backup: None,
+            beheaded: None,
+            backlog: None,
         };
         for i in 0..MEMBERS {
             let disk = SimDisk::default();
@@ -264,7 +283,7 @@ impl World {
             Event::ReplicaTick { replica, .. } => (7, None, Some(*replica)),
             Event::Synced { replica, .. } => (8, None, Some(*replica)),
             Event::Client { .. } => (9, None, None),
-            Event::Fault => (10, None, None),
+            Event::Fault | Event::Combo(_) => (10, None, None),
             Event::StartReplica { .. } => (11, None, None),
         };
         self.note(kind);
@@ -310,6 +329,7 @@ impl World {
             }
             Event::Client { engine } => self.client(engine),
             Event::Fault => self.fault(),
+            Event::Combo(step) => self.combo(step),
             Event::StartReplica { replica } => self.start_replica(replica),
         }
         Ok(())
@@ -325,6 +345,7 @@ impl World {
             home: Some(id % MEMBERS),
             instance: u128::from(self.rng.draw()) + 1,
             write_through: false,
+            only_after: None,
             mutations: self.options.mutations,
         };
         let seed = self.rng.draw();
@@ -334,6 +355,7 @@ impl World {
             gone: false,
             opened: false,
             rank: 0,
+            rivalled: false,
             paused_until: 0,
             sessions: [None; MEMBERS],
             links: [Link::default(); MEMBERS],
@@ -354,12 +376,14 @@ impl World {
             tracing::debug!(ms, engine, ?event, "event");
         }
         self.engines[engine].engine.handle(self.now, event, &mut actions);
+        let mut raised = false;
         for action in actions {
             if trace {
                 tracing::debug!(ms, engine, ?action, "action");
             }
             match action {
                 EngineAction::Send { member, message } => {
+                    raised |= self.engines[engine].opened && matches!(message, Message::Prepare { .. });
                     if let Some(session) = self.engines[engine].sessions[member] {
                         self.transmit(session, false, &message);
                     }
@@ -370,11 +394,15 @@ impl World {
                     }
                 }
                 EngineAction::Opened { epoch, .. } => {
-                    self.engines[engine].opened = true;
                     self.out.epochs += 1;
-                    self.engines[engine].rank = epoch.counter as u32;
-                    self.newest = self.newest.max(epoch.counter as u32);
-                    self.at(self.now, Event::Client { engine });
+                    // An engine that goes on in a higher epoch is still the same to its client.
+                    if !self.engines[engine].opened {
+                        self.engines[engine].opened = true;
+                        self.engines[engine].rank = epoch.counter as u32;
+                        self.newest = self.newest.max(epoch.counter as u32);
+                        self.at(self.now, Event::Client { engine });
+                        self.combo_opened();
+                    }
                 }
                 EngineAction::Deposed => self.engines[engine].gone = true,
                 EngineAction::Reconnect { member } => {
@@ -383,6 +411,9 @@ impl World {
                     }
                 }
             }
+        }
+        if raised {
+            self.combo_raised(engine);
         }
         if self.engines[engine].gone {
             self.close_engine(engine);
@@ -445,16 +476,18 @@ impl World {
     pub(super) fn replica_message(&mut self, replica: usize, session: usize, message: Message) {
         let mut actions = Vec::new();
         let now = self.now;
+        self.replicas[replica].disk.tell(now);
         if let Some(r) = &mut self.replicas[replica].replica {
             if self.options.trace {
                 tracing::debug!(us = now / 1000, replica, session, ?message, "replica");
             }
-            r.handle(now, session as u64, message, &mut actions);
+            r.handle(now, session as u64, message.clone(), &mut actions);
             if self.options.trace {
                 tracing::debug!(us = now / 1000, replica, ?actions, "replica");
             }
         }
         self.replica_work(replica, actions);
+        self.combo_told(replica, &message);
     }
 
     /// What a driver does after anything happened at a replica.

@@ -400,6 +400,7 @@ fn fill(info: &mut ReplicaInfo, status: &ReplicaStatus) {
         ReplicaState::CatchingUp => "catching-up",
         ReplicaState::Learner => "learner",
         ReplicaState::Failed => "failed",
+        ReplicaState::Full => "full",
     }
     .into();
     info.epoch = status.promised.counter;

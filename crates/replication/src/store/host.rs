@@ -29,6 +29,11 @@ const STACK_BYTES: usize = 512 << 10;
 /// Without anything to do for so long, memory is given back.
 const IDLE: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// How often a replica whose disk is full looks for space.
+const FULL_PAUSE: std::time::Duration = std::time::Duration::from_secs(2);
+/// Free space with which it is worth another try, bytes: some segments of journal and blocks.
+const FULL_MARGIN: u64 = 32 << 20;
+
 /// A session of an engine.
 pub struct Session {
     /// Never used twice in a process.
@@ -37,7 +42,7 @@ pub struct Session {
     pub channel: u64,
     /// Its connection.
     pub outbox: Arc<Outbox>,
-    /// Node of the engine.
+    /// Node of the engine; empty when the engine does not attach the volume.
     pub node: String,
 }
 
@@ -59,6 +64,11 @@ pub struct Owner {
     pub instance: String,
     /// Its node; empty once it has closed the volume.
     pub node: String,
+}
+
+fn refuse(session: &Session, reason: &'static str) {
+    let reason = Bytes::from_static(reason.as_bytes());
+    session.outbox.send(Kind::Close, session.channel, reason);
 }
 
 /// A running replica.
@@ -86,18 +96,14 @@ impl Host {
             sessions: HashMap::new(),
             owner: owner.clone(),
             owner_path,
+            syncing: 0,
             runtime: tokio::runtime::Handle::current(),
         };
-        let disk = Directory(dir.join("replica"));
+        let dir = dir.join("replica");
         std::thread::Builder::new()
             .name("replica".into())
             .stack_size(STACK_BYTES)
-            .spawn(
-                move || match Replica::open(Box::new(disk), settings, clock::now()) {
-                    Ok(replica) => worker.run(replica),
-                    Err(error) => worker.run_failed(&error),
-                },
-            )?;
+            .spawn(move || worker.serve(&dir, settings))?;
         Ok(Self {
             inputs,
             waiting_bytes,
@@ -153,11 +159,73 @@ struct Worker {
     sessions: HashMap<u64, Session>,
     owner: Arc<Mutex<Owner>>,
     owner_path: PathBuf,
+    /// Syncs whose results have not come yet.
+    syncing: usize,
     runtime: tokio::runtime::Handle,
 }
 
+/// Why a replica no longer runs.
+enum End {
+    /// It was told to stop.
+    Stopped,
+    /// Its disk is full; what it said last.
+    Full(ReplicaStatus),
+}
+
 impl Worker {
-    fn run(mut self, mut replica: Replica) {
+    /// Opens the replica, and again after its disk was full.
+    fn serve(mut self, dir: &Path, mut settings: ReplicaSettings) {
+        loop {
+            let disk = Box::new(Directory(dir.to_owned()));
+            match Replica::open(disk, settings.clone(), clock::now()) {
+                Err(error) => return self.run_failed(&error),
+                Ok(replica) => match self.run(replica) {
+                    End::Stopped => return,
+                    End::Full(status) => {
+                        if self.wait_for_space(dir, &status) {
+                            return;
+                        }
+                        settings.incarnation = uuid::Uuid::new_v4().as_u128();
+                    }
+                },
+            }
+        }
+    }
+
+    /// Refuses everything until there is space and no sync of the replica's last life is under way; true: told to stop.
+    fn wait_for_space(&mut self, dir: &Path, status: &ReplicaStatus) -> bool {
+        for (_, session) in self.sessions.drain() {
+            refuse(&session, "the disk is full");
+        }
+        let mut look = clock::now();
+        loop {
+            match self.receiver.recv_timeout(clock::until(look)) {
+                Ok(Input::Open(session)) => refuse(&session, "the disk is full"),
+                Ok(Input::Message(_, _, bytes)) => {
+                    self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                }
+                Ok(Input::Status(reply)) => {
+                    let _ = reply.send(Ok(status.clone()));
+                }
+                Ok(Input::Stop(done)) => {
+                    let _ = done.send(());
+                    return true;
+                }
+                Ok(Input::Synced(..)) => self.syncing -= 1,
+                Ok(Input::Disconnected(_)) => {}
+                Err(RecvTimeoutError::Disconnected) => return true,
+                Err(RecvTimeoutError::Timeout) => {
+                    let free = rustix::fs::statvfs(dir).map_or(0, |s| s.f_bavail.saturating_mul(s.f_frsize));
+                    if free >= FULL_MARGIN && self.syncing == 0 {
+                        return false;
+                    }
+                    look = clock::now() + FULL_PAUSE.as_nanos() as u64;
+                }
+            }
+        }
+    }
+
+    fn run(&mut self, mut replica: Replica) -> End {
         let mut actions = Vec::new();
         let mut wake = Some(clock::now());
         loop {
@@ -166,7 +234,7 @@ impl Worker {
                 Some(at) => match self.receiver.recv_timeout(clock::until(at)) {
                     Ok(input) => Some(input),
                     Err(RecvTimeoutError::Timeout) => None,
-                    Err(RecvTimeoutError::Disconnected) => return,
+                    Err(RecvTimeoutError::Disconnected) => return End::Stopped,
                 },
             };
             let more = std::iter::from_fn(|| self.receiver.try_recv().ok()).take(BATCH);
@@ -175,7 +243,7 @@ impl Worker {
                 if let Input::Stop(done) = input {
                     self.stop(replica);
                     let _ = done.send(());
-                    return;
+                    return End::Stopped;
                 }
                 self.handle(&mut replica, input, &mut actions);
             }
@@ -183,6 +251,9 @@ impl Worker {
             wake = replica.background(clock::now());
             while let Some(job) = replica.begin_sync(clock::now()) {
                 self.sync(job);
+            }
+            if replica.is_full() {
+                return End::Full(replica.status());
             }
         }
     }
@@ -220,6 +291,7 @@ impl Worker {
                 }
             }
             Input::Synced(ticket, result) => {
+                self.syncing -= 1;
                 if let Err(error) = &result {
                     tracing::error!(%error, path = %self.owner_path.display(), "sync failed: the replica must be rebuilt");
                 }
@@ -257,7 +329,8 @@ impl Worker {
         }
     }
 
-    fn sync(&self, job: SyncJob) {
+    fn sync(&mut self, job: SyncJob) {
+        self.syncing += 1;
         let inputs = self.inputs.clone();
         self.runtime.spawn_blocking(move || {
             let result = job.run();
@@ -300,11 +373,7 @@ impl Worker {
 
     fn stop(&self, mut replica: Replica) {
         for session in self.sessions.values() {
-            session.outbox.send(
-                Kind::Close,
-                session.channel,
-                Bytes::from_static(b"the replica stops"),
-            );
+            refuse(session, "the replica stops");
         }
         if let Err(error) = replica.stop_clean() {
             tracing::info!(%error, path = %self.owner_path.display(), "no clean-stop mark");

@@ -162,6 +162,7 @@ impl Connection {
     fn open(&mut self, frame: &Frame) -> Result<(), Error> {
         let open: Open = control::from_json(&frame.payload)?;
         let node = match &self.identity.role {
+            Role::Engine(_) if open.brief => String::new(),
             Role::Engine(node) => node.clone(),
             _ => {
                 self.close(frame.channel, "only an engine may open a volume");

@@ -32,6 +32,34 @@ pub fn is_root() -> bool {
     root
 }
 
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// Runs a test with a cluster of its own, alone.
+pub fn with_cluster(test: impl AsyncFnOnce(Cluster)) {
+    let _one = one_at_a_time();
+    if is_root() {
+        runtime().block_on(test(Cluster::start()));
+    }
+}
+
+pub async fn pause(seconds: f64) {
+    tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+}
+
+/// Asks until the answer is yes; the limit is generous, for machines that are busy with other things.
+pub async fn eventually(limit: Duration, what: &str, mut check: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !check().await {
+        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        pause(0.1).await;
+    }
+}
+
 pub struct Cluster {
     pub dir: tempfile::TempDir,
     pub authority: Authority,
@@ -193,6 +221,26 @@ impl Cluster {
         self.engines.insert(node.to_owned(), child);
     }
 
+    /// An engine in the first region that has a new volume of so many MiB attached, and its device.
+    pub async fn with_volume(&mut self, mib: u64) -> (EngineClient<Channel>, String) {
+        self.start_engine("n1", REGIONS[0]);
+        let mut client = self.client("n1").await;
+        create(&mut client, "vol", mib << 20).await;
+        let (device, _) = attach(&mut client, "vol").await.unwrap();
+        (client, device)
+    }
+
+    /// Directory of the volume's replica in a region.
+    pub fn replica_dir(&self, index: usize) -> PathBuf {
+        self.store_dir(index).join("volumes/vol/replica")
+    }
+
+    /// The whole log of a store.
+    pub fn store_log(&self, index: usize) -> String {
+        let path = self.dir.path().join(format!("store-{}.log", REGIONS[index]));
+        std::fs::read_to_string(path).unwrap_or_default()
+    }
+
     pub fn kill_engine(&mut self, node: &str) {
         if let Some(mut child) = self.engines.remove(node) {
             child.kill().unwrap();
@@ -211,7 +259,7 @@ impl Cluster {
     /// A client of the engine, once it is in contact with a majority.
     pub async fn client(&self, node: &str) -> EngineClient<Channel> {
         let socket = self.engine_socket(node);
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             if let Ok(mut client) = hikube_replication::api::connect(&socket).await {
                 let status = client.status(api::StatusRequest {}).await.unwrap().into_inner();
@@ -288,6 +336,10 @@ impl Drop for Cluster {
         }
         for name in ["mnt", "other"] {
             let _ = rustix::mount::unmount(self.dir.path().join(name), rustix::mount::UnmountFlags::DETACH);
+        }
+        // A disk of its own that a test gave to a store.
+        for index in 0..REGIONS.len() {
+            let _ = rustix::mount::unmount(self.store_dir(index), rustix::mount::UnmountFlags::DETACH);
         }
         let _ = blockdev::clean_stale(self.dir.path());
     }
@@ -369,6 +421,19 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
     text
 }
 
+/// Random bytes over a stretch of a device, not cached.
+pub fn fill(device: &str, seek_mib: u64, count_mib: u64) {
+    let (to, seek, count) = (
+        format!("of={device}"),
+        format!("seek={seek_mib}"),
+        format!("count={count_mib}"),
+    );
+    run(
+        "dd",
+        &["if=/dev/urandom", &to, "bs=1M", &seek, &count, "oflag=direct"],
+    );
+}
+
 /// Starts fio with verification on a device: random writes, each checked after a pass.
 pub fn fio(device: &str, seconds: u32, size: &str) -> Child {
     Command::new("fio")
@@ -390,7 +455,7 @@ pub fn fio(device: &str, seconds: u32, size: &str) -> Child {
             "--verify_state_save=0",
             "--verify_backlog=256",
             "--do_verify=1",
-            "--max_latency=5s",
+            "--max_latency=15s",
         ])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -5,7 +5,7 @@ use super::copy::CopyTask;
 use super::peer::Stage;
 use super::{Engine, EngineAction};
 use crate::core::types::{MILLI, Nanos, Seq};
-use crate::core::wire::{Message, PeerMemory, Record};
+use crate::core::wire::{Message, PeerMemory, Promise, Record};
 
 /// A source that answers nothing for so long is left for another.
 pub(super) const SLOW_SOURCE: Nanos = 300 * MILLI;
@@ -71,9 +71,13 @@ impl Engine {
         let (Some(plan), Some(promise)) = (&self.plan, &self.peers[member].promise) else {
             return;
         };
-        let keep = promise
-            .history
-            .common(promise.end, &plan.history, self.stream.last);
+        let keep = if self.settings.mutations.r16_seqs_alone {
+            promise.end.min(self.stream.last)
+        } else {
+            promise
+                .history
+                .common(promise.end, &plan.history, self.stream.last)
+        };
         let in_memory = keep + 1 >= self.stream.base;
         let in_journal = self.peers.iter().enumerate().any(|(i, p)| {
             i != member
@@ -82,7 +86,11 @@ impl Engine {
         });
         // Applied beyond the common log: its blocks are of a log that did not continue.
         let wrong = promise.commit > keep && !promise.copying && promise.end > keep;
-        if !wrong && (in_memory || in_journal || keep == self.stream.last) {
+        if self.set_back(promise) {
+            tracing::warn!(volume = %self.settings.volume, id = %promise.id,
+                "a replica came back with an old state: it is not believed, and copied anew");
+            self.begin_copy(member, 0);
+        } else if !wrong && (in_memory || in_journal || keep == self.stream.last) {
             let history = plan.history.cut(keep);
             self.truncate(member, keep, history, None);
         } else {
@@ -144,28 +152,62 @@ impl Engine {
             return;
         }
         let history = plan.history.clone();
-        let peers = self
-            .settings
-            .members
-            .iter()
-            .zip(&self.peers)
-            .filter_map(|(m, p)| {
-                let promise = p.promise.as_ref()?;
-                let durable = p.durable.min(self.stream.durable);
-                Some(PeerMemory {
-                    id: m.id,
-                    starts: promise.starts,
-                    promised: self.epoch,
-                    durable,
-                })
-            });
+        let mut peers = self.known.clone();
+        peers.retain(|p| p.id != self.settings.members[member].id);
+        peers.extend(self.memory(member));
         let message = Message::Adopt {
             epoch: self.epoch,
             history,
-            peers: peers.collect(),
+            peers,
         };
         self.peers[member].stage = Stage::Adopting;
         self.send(member, message);
+    }
+
+    /// What the members should remember of one of them once it takes part (R7).
+    fn memory(&self, member: usize) -> Option<PeerMemory> {
+        let peer = &self.peers[member];
+        Some(PeerMemory {
+            id: self.settings.members[member].id,
+            starts: peer.promise.as_ref()?.starts,
+            promised: self.epoch,
+            durable: peer.durable.min(self.stream.durable),
+        })
+    }
+
+    /// A member takes part: the others are to remember it. It remembers itself already, durably, so who knows less of
+    /// itself than others know of it was set back.
+    fn remember(&mut self, newcomer: usize) {
+        let Some(plan) = &self.plan else { return };
+        let history = plan.history.clone();
+        if let Some(memory) = self.memory(newcomer) {
+            self.known.retain(|p| p.id != memory.id);
+            self.known.push(memory);
+        }
+        for member in (0..self.peers.len()).filter(|m| *m != newcomer) {
+            if self.peers[member].stage == Stage::Live {
+                let (epoch, history, peers) = (self.epoch, history.clone(), self.known.clone());
+                self.send(
+                    member,
+                    Message::Adopt {
+                        epoch,
+                        history,
+                        peers,
+                    },
+                );
+            }
+        }
+    }
+
+    /// Somebody remembers that this member took part in an epoch, or after a start, of which it knows nothing itself:
+    /// its disk has an older state than it once had (R7).
+    pub(super) fn set_back(&self, promise: &Promise) -> bool {
+        let told = self.peers.iter().filter_map(|p| p.promise.as_ref());
+        let others = told.filter(|p| p.id != promise.id).flat_map(|p| &p.peers);
+        let latest = |memory: &PeerMemory| (memory.promised, memory.starts);
+        let own = promise.peers.iter().find(|m| m.id == promise.id).map(latest);
+        let mut known = others.chain(&self.known).filter(|m| m.id == promise.id);
+        !promise.blank && !self.settings.mutations.r7_believe_set_back && known.any(|m| Some(latest(m)) > own)
     }
 
     pub(super) fn adopted(&mut self, member: usize, end: Seq) {
@@ -183,6 +225,7 @@ impl Engine {
         if !peer.learner {
             peer.lost_at = None;
         }
+        self.remember(member);
     }
 
     /// The last record of the log that this member surely has and may hand to others; 0 for none.

@@ -9,16 +9,19 @@ mod copy;
 mod join;
 mod opening;
 mod peer;
+mod raise;
 mod reads;
 mod requests;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 use super::checksum;
 use super::mutations::Mutations;
 use super::rng::Rng;
 use super::types::{BLOCK, Class, Epoch, MILLI, Member, Nanos, Seq};
-use super::wire::Message;
+use super::wire::{Message, PeerMemory};
 use bytes::Bytes;
 use peer::{Peer, Stage};
 use std::collections::{BTreeMap, VecDeque};
@@ -40,6 +43,9 @@ pub struct EngineSettings {
     pub instance: u128,
     /// Every acknowledgement means stable media in two regions.
     pub write_through: bool,
+    /// Ask once, for the epoch after this one, and give way to whoever asks too or has asked since: for work on a volume
+    /// that nobody had open. With an `instance` below those of ordinary engines they win a tie.
+    pub only_after: Option<u64>,
     /// Rules switched off by the simulator.
     pub mutations: Mutations,
 }
@@ -160,7 +166,8 @@ pub enum EngineAction {
         /// What came of it.
         result: Result<Bytes, OpError>,
     },
-    /// The volume may be exposed now: the epoch is ours.
+    /// The volume may be exposed now: the epoch is ours. Comes again when the engine, which may go on in between, had
+    /// to ask for a higher epoch.
     Opened {
         /// The epoch.
         epoch: Epoch,
@@ -285,6 +292,11 @@ pub struct Engine {
     plan: Option<Plan>,
     /// The read leases of earlier engines end (R14).
     open_not_before: Nanos,
+    /// The last epoch in which the device was exposed.
+    exposed: Option<Epoch>,
+    /// What was seen of the members that took part (R7).
+    known: Vec<PeerMemory>,
+    raise: raise::Raise,
     peers: Vec<Peer>,
     /// Blocks of the volume.
     blocks: u64,
@@ -313,6 +325,9 @@ impl Engine {
             waiting: Some("fewer than a majority of replicas answer"),
             plan: None,
             open_not_before: 0,
+            exposed: None,
+            known: Vec::new(),
+            raise: raise::Raise::default(),
             peers: settings.members.iter().map(|_| Peer::default()).collect(),
             blocks: settings.size_bytes.div_ceil(BLOCK as u64),
             stream: stream::Stream::default(),
@@ -371,6 +386,7 @@ impl Engine {
         }
         self.check_silence();
         self.leave_slow_sources();
+        self.advance_raise();
         self.advance_opening();
         self.advance_joins();
         self.advance_commit();
@@ -386,8 +402,13 @@ impl Engine {
     fn message(&mut self, member: usize, message: Message) {
         self.peers[member].heard = self.now;
         match message {
-            Message::Welcome { promised, failed, .. } => self.welcome(member, promised, failed),
-            Message::Refused { promised } => self.refused(member, promised),
+            Message::Welcome {
+                promised,
+                begun,
+                failed,
+                ..
+            } => self.welcome(member, promised, begun, failed),
+            Message::Refused { promised, begun } => self.refused(member, promised, begun),
             Message::Promise(promise) => self.promised(member, *promise),
             Message::Truncated {
                 epoch,
@@ -485,6 +506,7 @@ impl Engine {
             }
         };
         at(self.retry_at);
+        at(self.raise_deadline());
         if self.phase == Phase::Opening {
             at((self.plan.is_none())
                 .then_some(())

@@ -53,6 +53,14 @@ impl Engine {
         }
     }
 
+    /// Nothing that was agreed on in the session holds any more, but the session does.
+    fn lost_but_connected(&mut self, member: usize) {
+        let (session, heard) = (self.peers[member].session, self.peers[member].heard);
+        self.lost(member);
+        self.peers[member].session = session;
+        self.peers[member].heard = heard;
+    }
+
     pub(super) fn check_silence(&mut self) {
         for member in 0..self.peers.len() {
             if self.peers[member]
@@ -65,7 +73,13 @@ impl Engine {
         }
     }
 
-    pub(super) fn welcome(&mut self, member: usize, promised: Epoch, failed: bool) {
+    pub(super) fn welcome(&mut self, member: usize, promised: Epoch, begun: Epoch, failed: bool) {
+        if self.peers[member].stage == Stage::Refused {
+            return self.still_refused(member, begun);
+        }
+        if self.peers[member].is_ours() && promised == self.epoch {
+            return self.still_ours(member);
+        }
         if self.peers[member].stage != Stage::Greeting {
             return;
         }
@@ -76,7 +90,7 @@ impl Engine {
         self.peers[member].stage = Stage::Greeted;
         self.seen = self.seen.max(promised.counter);
         if self.epoch != Epoch::ZERO && promised > self.epoch {
-            self.refused(member, promised);
+            self.refused(member, promised, begun);
         } else if self.epoch != Epoch::ZERO {
             self.prepare(member);
         }
@@ -88,13 +102,16 @@ impl Engine {
         self.send(member, Message::Prepare { epoch });
     }
 
-    pub(super) fn refused(&mut self, member: usize, promised: Epoch) {
+    pub(super) fn refused(&mut self, member: usize, promised: Epoch, begun: Epoch) {
         self.seen = self.seen.max(promised.counter);
         if promised <= self.epoch || self.peers[member].session.is_none() {
             return;
         }
+        if self.settings.only_after.is_some() {
+            return self.depose();
+        }
         match self.phase {
-            Phase::Opening => {
+            Phase::Opening if !self.reopening() => {
                 // Try again above it, not at once: it may belong to an engine that is being opened elsewhere.
                 self.peers[member].stage = Stage::Greeted;
                 if self.retry_at.is_none() {
@@ -102,9 +119,12 @@ impl Engine {
                     self.retry_at = Some(self.now + pause);
                 }
             }
-            Phase::Open => {
-                self.peers[member].stage = Stage::Refused;
-                self.reads_lost(member);
+            Phase::Open | Phase::Opening => {
+                self.lost_but_connected(member);
+                let peer = &mut self.peers[member];
+                peer.stage = Stage::Refused;
+                peer.begun = begun;
+                peer.told = self.now;
                 let refused = self.peers.iter().filter(|p| p.stage == Stage::Refused).count();
                 if refused > self.peers.len() - self.quorum() {
                     self.depose();
@@ -129,7 +149,10 @@ impl Engine {
     }
 
     /// Asks everybody for a new epoch. Never the same epoch again: it may have begun somewhere.
-    fn attempt(&mut self) {
+    pub(super) fn attempt(&mut self) {
+        if self.settings.only_after.is_some_and(|after| self.seen > after) {
+            return self.depose();
+        }
         self.retry_at = None;
         self.attempts += 1;
         self.plan = None;
@@ -145,14 +168,7 @@ impl Engine {
                 Stage::Absent | Stage::Greeting | Stage::Failed
             );
             if asked {
-                let old = std::mem::take(&mut self.peers[member]);
-                self.peers[member] = Peer {
-                    session: old.session,
-                    durable: old.durable,
-                    heard: old.heard,
-                    lost_at: old.lost_at,
-                    ..Peer::default()
-                };
+                self.lost_but_connected(member);
                 self.prepare(member);
             }
         }
@@ -181,20 +197,40 @@ impl Engine {
             .filter(|(_, p)| p.is_ours())
             .filter_map(|(i, p)| p.promise.as_ref().map(|promise| (i, promise)))
             .collect();
+        let mutations = self.settings.mutations;
         let voters: Vec<(usize, &Promise)> = promises
             .iter()
             .copied()
-            .filter(|(_, p)| !p.blank && !rolled_back(p, &promises))
+            .filter(|(_, p)| !p.blank && !self.set_back(p))
             .collect();
         let all = voters.len() == self.peers.len();
         if voters.len() < self.quorum() {
-            self.waiting = Some("fewer than a majority of replicas answer");
+            let only = promises.len() == 1 && self.peers.len() == 1;
+            self.waiting = Some(if only {
+                "a good copy: the only replica is damaged"
+            } else {
+                "a majority of replicas that can vote"
+            });
+            return;
+        }
+        if self.succeeded(&promises) {
+            self.depose();
             return;
         }
         let since = *self.majority_since.get_or_insert(self.now);
         // The log's epoch first: a longer log of an older epoch was not seen by a majority.
-        let key = |p: &Promise| (p.history.last_epoch(), p.end);
-        let learners_too = self.settings.mutations.r5_learner_is_source;
+        let key = |p: &Promise| {
+            let epoch = p.history.last_epoch();
+            (
+                if mutations.r16_seqs_alone {
+                    Epoch::ZERO
+                } else {
+                    epoch
+                },
+                p.end,
+            )
+        };
+        let learners_too = mutations.r5_learner_is_source;
         let complete: Vec<(usize, &Promise)> = voters
             .iter()
             .copied()
@@ -215,7 +251,8 @@ impl Engine {
             return;
         }
         let flushed: Seq = promises.iter().map(|(_, p)| p.flushed).max().unwrap_or(0);
-        if best.end < flushed {
+        let kept = self.exposed.is_none() || best.end + 1 >= self.stream.base;
+        if (best.end < flushed && !mutations.r6_open_below_flushed) || !kept {
             self.waiting = Some("flushed data is missing; waiting for the replica that has it");
             return;
         }
@@ -226,8 +263,13 @@ impl Engine {
         let mut history = best.history.clone();
         history.push(self.epoch, best.end + 1);
         let (recovery, blocks) = (best.end, best.blocks);
-        self.blocks = blocks;
-        self.stream.restart(recovery, flushed);
+        // An engine that opens again has the rest of its stream in memory.
+        if self.exposed.is_none() {
+            self.blocks = blocks;
+        }
+        if self.exposed.is_none() || mutations.r12_forget_undecided {
+            self.stream.restart(recovery, flushed);
+        }
         self.plan = Some(Plan {
             recovery,
             history,
@@ -247,6 +289,7 @@ impl Engine {
             return;
         }
         self.phase = Phase::Open;
+        self.exposed = Some(self.epoch);
         self.waiting = None;
         if let Some(plan) = &self.plan {
             self.stream.durable = self.stream.durable.max(plan.recovery);
@@ -258,13 +301,4 @@ impl Engine {
             size_bytes,
         });
     }
-}
-
-/// Another member remembers more of this one than it has itself: its disk was set back (R7).
-fn rolled_back(p: &Promise, promises: &[(usize, &Promise)]) -> bool {
-    promises
-        .iter()
-        .filter(|(_, other)| other.id != p.id)
-        .flat_map(|(_, other)| &other.peers)
-        .any(|memory| memory.id == p.id && memory.starts > p.starts)
 }

@@ -2,7 +2,7 @@
 
 use super::copy::CopyTask;
 use super::{MemberState, SILENCE_LIMIT};
-use crate::core::types::{Nanos, Seq};
+use crate::core::types::{Epoch, Nanos, Seq};
 use crate::core::wire::Promise;
 
 /// How far a member has come in this session.
@@ -65,6 +65,9 @@ pub(super) struct Peer {
     pub owed: u32,
     /// Since when it owes something and has answered nothing.
     pub owed_since: Option<Nanos>,
+    /// Refused: the epoch that its log has begun, and when it said so.
+    pub begun: Epoch,
+    pub told: Nanos,
     /// Bytes written in all when it was lost; for the lag.
     pub lost_at: Option<u64>,
 }

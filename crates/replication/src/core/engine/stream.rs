@@ -21,7 +21,7 @@ const SMALL_RECORD: u64 = 64;
 /// An idle volume tells its members of the last durable commit after so long.
 const COMMIT_DELAY: Nanos = 50 * MILLI;
 /// How long after it sent a confirmed message the engine may serve reads (R14).
-const READ_LEASE: Nanos = 500 * MILLI;
+pub(super) const READ_LEASE: Nanos = 500 * MILLI;
 
 struct Kept {
     record: Record,

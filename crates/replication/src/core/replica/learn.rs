@@ -72,6 +72,26 @@ impl Replica {
         Ok(())
     }
 
+    /// A record that is nowhere but in the journal cannot be read: the log ends before it, with a hole (R10).
+    pub(super) fn damaged(&mut self, session: u64, good: Seq, out: &mut Vec<ReplicaAction>) -> Outcome {
+        tracing::error!(volume = %self.state.meta.volume, id = %self.state.meta.id, good,
+            "the journal is damaged: the replica will take what it lacks from the others");
+        self.drop_after(good);
+        self.become_hollow(good);
+        self.cut_journal(good, false)?;
+        self.persist()?;
+        self.session = None;
+        out.push(ReplicaAction::Drop { session });
+        Ok(())
+    }
+
+    /// A learner that does not vote, with what it has up to `good`.
+    fn become_hollow(&mut self, good: Seq) {
+        self.state.hollow(good);
+        self.cursor = 0;
+        self.adopted = false;
+    }
+
     pub(super) fn copy_done(&mut self, session: u64, end: Seq, out: &mut Vec<ReplicaAction>) -> Outcome {
         if self.state.copy.is_some() {
             if self.journal.end < end || !self.adopted {

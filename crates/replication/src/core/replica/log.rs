@@ -36,27 +36,21 @@ impl Replica {
         out: &mut Vec<ReplicaAction>,
     ) -> Outcome {
         if epoch < self.state.promised {
-            let message = Message::Refused {
-                promised: self.state.promised,
-            };
-            out.push(ReplicaAction::Send { session, message });
+            out.push(self.refusal(session));
             return Ok(());
         }
         // R1: from here on nothing lower is accepted; then the log, then the promise, then the answer.
+        let raised = epoch > self.state.promised;
+        self.state.promised = epoch;
         if let Some(old) = self.session.replace(session)
             && old != session
+            && !self.settings.mutations.r2_accept_lower_epochs
         {
-            let message = Message::Refused { promised: epoch };
-            if epoch != self.state.promised {
-                out.push(ReplicaAction::Send {
-                    session: old,
-                    message,
-                });
+            if raised {
+                out.push(self.refusal(old));
             }
             out.push(ReplicaAction::Drop { session: old });
         }
-        let raised = epoch > self.state.promised;
-        self.state.promised = epoch;
         if !self.settings.mutations.r1_promise_without_sync {
             self.journal.sync_all().during("syncing the journal")?;
             self.promote(now)?;
@@ -211,7 +205,7 @@ impl Replica {
     }
 
     /// Forgets the records after `keep`, which are not stable.
-    fn drop_after(&mut self, keep: Seq) {
+    pub(super) fn drop_after(&mut self, keep: Seq) {
         while self.recent.back().is_some_and(|h| h.seq > keep) {
             self.recent.pop_back();
         }
@@ -241,9 +235,11 @@ impl Replica {
             self.cut_journal(self.journal.end, false)?;
             self.state.history = history;
             self.state.lossy = false;
-            self.state.peers = peers;
+            self.state.remember(peers);
             self.persist()?;
             self.adopted = true;
+        } else if self.state.remember(peers) {
+            self.persist()?;
         }
         let message = Message::Adopted {
             epoch: self.state.promised,

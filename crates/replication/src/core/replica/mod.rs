@@ -96,6 +96,8 @@ pub enum ReplicaState {
     Learner,
     /// Its disk failed; must be rebuilt.
     Failed,
+    /// Its disk is full; opened again when there is space, it goes on.
+    Full,
 }
 
 /// What a replica knows about itself.
@@ -215,6 +217,8 @@ pub struct Replica {
     /// Learner: bytes written since the cursor was persisted.
     copied: u64,
     failed: Option<String>,
+    /// It failed only because its disk is full: nothing is lost, as after a crash.
+    full: bool,
 }
 
 impl Replica {
@@ -245,7 +249,7 @@ impl Replica {
                 if e.kind() != io::ErrorKind::StorageFull {
                     self.record_failure();
                 }
-                self.fail(format!("{what}: {e}"), out);
+                self.fail_io(what, &e, out);
             }
         }
     }
@@ -257,6 +261,7 @@ impl Replica {
                     id: self.state.meta.id,
                     incarnation: self.settings.incarnation,
                     promised: self.state.promised,
+                    begun: self.state.history.last_epoch(),
                     failed: false,
                 };
                 out.push(ReplicaAction::Send { session, message });
@@ -276,15 +281,12 @@ impl Replica {
             | Message::Close { epoch } => *epoch,
             _ => return Err(Fault::Protocol("a message that only replicas send")),
         };
-        let lower = epoch < self.state.promised;
-        if lower && !self.settings.mutations.r2_accept_lower_epochs {
-            let message = Message::Refused {
-                promised: self.state.promised,
-            };
-            out.push(ReplicaAction::Send { session, message });
+        let any = self.settings.mutations.r2_accept_lower_epochs;
+        if epoch < self.state.promised && !any {
+            out.push(self.refusal(session));
             return Ok(());
         }
-        if !lower && (epoch != self.state.promised || self.session != Some(session)) {
+        if !any && (epoch != self.state.promised || self.session != Some(session)) {
             return Err(Fault::Protocol("not the session of the promise"));
         }
         if self.adopted {
@@ -346,11 +348,29 @@ impl Replica {
         }
     }
 
+    fn refusal(&self, session: u64) -> ReplicaAction {
+        let message = Message::Refused {
+            promised: self.state.promised,
+            begun: self.state.history.last_epoch(),
+        };
+        ReplicaAction::Send { session, message }
+    }
+
     /// A session ended.
     pub fn disconnected(&mut self, session: u64) {
         if self.session == Some(session) {
             self.session = None;
         }
+    }
+
+    fn fail_io(&mut self, what: &str, e: &io::Error, out: &mut Vec<ReplicaAction>) {
+        self.full = e.kind() == io::ErrorKind::StorageFull;
+        self.fail(format!("{what}: {e}"), out);
+    }
+
+    /// Its disk is full: it does nothing until it is opened again.
+    pub fn is_full(&self) -> bool {
+        self.full
     }
 
     fn fail(&mut self, reason: String, out: &mut Vec<ReplicaAction>) {
@@ -377,6 +397,7 @@ impl Replica {
     /// What it knows about itself; reads no disk except for `used_bytes`.
     pub fn status(&self) -> ReplicaStatus {
         let state = match (&self.failed, self.state.blank, &self.state.copy) {
+            (Some(_), _, _) if self.full => ReplicaState::Full,
             (Some(_), _, _) => ReplicaState::Failed,
             (None, true, _) => ReplicaState::Learner,
             (None, false, Some(_)) => ReplicaState::CatchingUp,

@@ -52,8 +52,11 @@ pub fn recover(disk: &dyn Disk, volume: u64, known: &Known, rng: Rng) -> io::Res
         overwritten,
     } = read_heads(&slots, volume, known);
     let mut scan = Scan::new(volume, known.segment);
+    scan.blind = known.damage_is_end;
     for (head, at) in &order {
-        scan.note(0, head.commit, head.applied);
+        if !scan.blind {
+            scan.note(0, head.commit, head.applied);
+        }
         scan.evidence(&slots[*at], head);
     }
     scan.applied = scan.applied.max(in_place);
@@ -63,8 +66,10 @@ pub fn recover(disk: &dyn Disk, volume: u64, known: &Known, rng: Rng) -> io::Res
     for (i, (head, at)) in order.iter().enumerate() {
         // What was durable beyond the beginning of a newer segment was cut.
         scan.durable = scan.durable.min(head.first - 1);
-        scan.note(head.durable, head.commit, head.applied);
         let missing = previous.is_some_and(|p| p + 1 != head.number) || head.first > scan.end + 1;
+        if !scan.blind || !(broken || missing) {
+            scan.note(head.durable, head.commit, head.applied);
+        }
         previous = Some(head.number);
         if i == 0 || head.jump || (scan.applied + 1 >= head.first && (missing || broken)) {
             // Nothing before this segment is needed.
@@ -186,6 +191,8 @@ struct Scan {
     /// Evidence: the log reached this durably.
     durable: Seq,
     records: Vec<Arc<Held>>,
+    /// R10 is switched off.
+    blind: bool,
 }
 
 impl Scan {
@@ -199,6 +206,7 @@ impl Scan {
             commit: 0,
             durable: 0,
             records: Vec::new(),
+            blind: false,
         }
     }
 
@@ -294,7 +302,7 @@ impl Scan {
 
     /// Looks for headers of this use of the segment behind a bad batch: they tell what was durable.
     fn scan_heads(&mut self, bytes: &[u8], from: u64, salt: u64) {
-        let mut offset = from as usize;
+        let mut offset = if self.blind { bytes.len() } else { from as usize };
         while offset + SECTOR as usize <= bytes.len() {
             let rest = &bytes[offset..];
             if let Some(head) = BatchHead::decode(rest)

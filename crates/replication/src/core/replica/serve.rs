@@ -70,6 +70,9 @@ impl Replica {
                 } else {
                     self.fetch(from, to)?
                 };
+                if records.is_empty() && !learner && from > self.stable && from <= self.journal.end {
+                    return self.damaged(session, from - 1, out);
+                }
                 Message::LogRecords {
                     request,
                     journal_first: self.journal.first(),

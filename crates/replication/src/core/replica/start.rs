@@ -101,13 +101,7 @@ impl Replica {
         if let Some(good) = found.damaged {
             tracing::error!(volume = %state.meta.volume, id = %state.meta.id, good,
                 "the journal is damaged: the replica will take what it lacks from the others");
-            let copy = state.copy.take().unwrap_or_default();
-            state.copy = Some(CopyState {
-                pieces: copy.resume(good, state.blocks),
-                cursor: 0,
-                from: good,
-            });
-            state.blank = true;
+            state.hollow(good);
         }
         let failed = state
             .failed
@@ -139,6 +133,7 @@ impl Replica {
             cursor: state.copy.as_ref().map_or(0, |c| c.cursor),
             copied: 0,
             failed,
+            full: false,
             journal: found.journal,
             blocks,
             disk,

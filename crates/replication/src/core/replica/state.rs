@@ -112,6 +112,35 @@ fn text(b: &mut Vec<u8>, s: &str) {
 }
 
 impl State {
+    /// Damage was found: what is there up to `good` is kept, the rest must be copied, and until then it does not vote.
+    pub fn hollow(&mut self, good: Seq) {
+        let copy = self.copy.take().unwrap_or_else(|| CopyState {
+            pieces: vec![(self.blocks, good)],
+            ..CopyState::default()
+        });
+        self.copy = Some(CopyState {
+            pieces: copy.resume(good, self.blocks),
+            cursor: 0,
+            from: good,
+        });
+        self.blank = true;
+    }
+
+    /// What the engine says of the other members (R7); who is not among them is not forgotten. True: something is new.
+    pub fn remember(&mut self, peers: Vec<PeerMemory>) -> bool {
+        let before = self.peers.clone();
+        for peer in peers {
+            match self.peers.iter_mut().find(|p| p.id == peer.id) {
+                Some(known) => *known = peer,
+                None => self.peers.push(peer),
+            }
+        }
+        self.peers
+            .retain(|p| self.meta.members.iter().any(|m| m.id == p.id));
+        let starts = |peers: &[PeerMemory]| peers.iter().map(|p| (p.id, p.starts)).collect::<Vec<_>>();
+        starts(&before) != starts(&self.peers)
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut b = Vec::with_capacity(1024);
         b.put_u64_le(self.serial);

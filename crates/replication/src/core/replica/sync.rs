@@ -115,7 +115,7 @@ impl Replica {
             _ => Ok(()),
         };
         if let Err(Fault::Io(what, e)) = outcome {
-            self.fail(format!("{what}: {e}"), out);
+            self.fail_io(what, &e, out);
         }
     }
 

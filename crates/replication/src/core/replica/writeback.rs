@@ -47,7 +47,7 @@ impl Replica {
         match self.work(now) {
             Ok(next) => next,
             Err(Fault::Io(what, e)) => {
-                self.fail(format!("{what}: {e}"), &mut Vec::new());
+                self.fail_io(what, &e, &mut Vec::new());
                 None
             }
             Err(_) => None,
@@ -222,7 +222,11 @@ impl Replica {
                     None => Some((block, block + 1)),
                 };
             }
-            *entry = Entry::zero(self.seed, block, piece.held.seq);
+            *entry = if self.settings.mutations.r11_forget_freed {
+                Entry::default()
+            } else {
+                Entry::zero(self.seed, block, piece.held.seq)
+            };
             changed = true;
         }
         if let Some((start, end)) = freed {

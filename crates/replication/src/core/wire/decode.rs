@@ -257,11 +257,13 @@ impl Reader {
                     id,
                     incarnation,
                     promised,
+                    begun: self.epoch()?,
                     failed: self.bool()?,
                 }
             }
             65 => Message::Refused {
                 promised: self.epoch()?,
+                begun: self.epoch()?,
             },
             66 => Message::Promise(Box::new(self.promise()?)),
             67 => {

@@ -275,14 +275,19 @@ impl Writer {
                 id,
                 incarnation,
                 promised,
+                begun,
                 failed,
             } => {
                 self.start(64, promised);
                 self.head.put_u128_le(id.0);
                 self.head.put_u128_le(*incarnation);
+                self.epoch(begun);
                 self.head.put_u8(u8::from(*failed));
             }
-            Message::Refused { promised } => self.start(65, promised),
+            Message::Refused { promised, begun } => {
+                self.start(65, promised);
+                self.epoch(begun);
+            }
             Message::Promise(p) => self.promise(p),
             Message::Truncated {
                 epoch,

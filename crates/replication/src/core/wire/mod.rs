@@ -300,6 +300,8 @@ pub enum Message {
         incarnation: u128,
         /// Highest promise so far.
         promised: Epoch,
+        /// Last epoch that its log has begun.
+        begun: Epoch,
         /// The disk failed.
         failed: bool,
     },
@@ -307,6 +309,8 @@ pub enum Message {
     Refused {
         /// The promise.
         promised: Epoch,
+        /// Last epoch that its log has begun: until it is the promised one, that engine does not count on this member.
+        begun: Epoch,
     },
     /// Answer to `Prepare`.
     Promise(Box<Promise>),
