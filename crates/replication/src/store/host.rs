@@ -255,6 +255,9 @@ impl Worker {
                 }
             }
         }
+        for session in self.sessions.values() {
+            session.outbox.kick();
+        }
     }
 
     fn sync(&self, job: SyncJob) {
