@@ -67,9 +67,14 @@ pub struct ChannelSender {
 }
 
 impl ChannelSender {
-    /// Queues a message.
+    /// Queues a message until [`ChannelSender::flush`].
     pub fn send(&self, message: &Message) {
         self.outbox.send_message(self.session, message);
+    }
+
+    /// Sends what is queued.
+    pub fn flush(&self) {
+        self.outbox.kick();
     }
 }
 

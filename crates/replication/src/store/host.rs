@@ -327,6 +327,9 @@ impl Worker {
                 }
             }
         }
+        for session in self.sessions.values() {
+            session.outbox.kick();
+        }
     }
 
     fn sync(&mut self, job: SyncJob) {
