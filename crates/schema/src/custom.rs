@@ -403,7 +403,10 @@ impl Step {
                     let found = path.iter().try_fold(*item, |value, name| value.get(name));
                     found.is_some_and(|value| match value {
                         Value::String(text) => text == wanted,
-                        other => other.to_string() == *wanted,
+                        other => {
+                            let shown = other.to_string();
+                            shown == *wanted
+                        }
                     })
                 };
                 value.as_array().into_iter().flatten().filter(meets).collect()
