@@ -438,7 +438,7 @@ async fn health_has_named_checks() {
     let cluster = Cluster::start().await.unwrap();
     let get = |path: &'static str| {
         let cluster = &cluster;
-        async move { cluster.get_raw(path).await.unwrap() }
+        async move { cluster.admin_request("GET", path, &[], "").await.unwrap() }
     };
     assert_eq!(get("/readyz").await, (200, "ok".into()));
     assert_eq!(get("/readyz/etcd").await, (200, "ok".into()));

@@ -18,8 +18,11 @@ pub struct Published<'a> {
     pub schema: Value,
 }
 
+/// Paths and definitions, by name.
+type Parts = (Vec<(String, Value)>, Vec<(String, Value)>);
+
 /// Paths and definitions of custom resources, to be added to version 2.
-pub(super) fn v2_parts(published: &[Published<'_>]) -> (Vec<(String, Value)>, Vec<(String, Value)>) {
+pub(super) fn v2_parts(published: &[Published<'_>]) -> Parts {
     parts(published, Flavour::V2)
 }
 
@@ -49,7 +52,7 @@ pub fn v3_custom(published: &[Published<'_>]) -> Vec<u8> {
     out
 }
 
-fn parts(published: &[Published<'_>], flavour: Flavour) -> (Vec<(String, Value)>, Vec<(String, Value)>) {
+fn parts(published: &[Published<'_>], flavour: Flavour) -> Parts {
     let (mut paths, mut definitions) = (Vec::new(), Vec::new());
     for one in published {
         let name = definition_name(one.resource);

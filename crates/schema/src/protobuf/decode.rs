@@ -33,13 +33,13 @@ pub fn decode(body: &[u8]) -> Result<Value, Error> {
             _ => {}
         }
     }
-    let Some((id, message)) = type_of(&api_version, &kind).and_then(|id| Some((id, tags::of(id)?))) else {
+    let Some(message) = type_of(&api_version, &kind).and_then(tags::of) else {
         return Err(Error::UnknownType { kind, api_version });
     };
     let mut object = Map::new();
     object.insert("apiVersion".into(), api_version.into());
     object.insert("kind".into(), kind.into());
-    structure(id, message, raw, &mut object, 0)?;
+    structure(message, raw, &mut object, 0)?;
     Ok(Value::Object(object))
 }
 
@@ -48,7 +48,6 @@ fn text(bytes: &[u8]) -> Result<String, WireError> {
 }
 
 fn structure(
-    id: TypeId,
     message: &Message,
     bytes: &[u8],
     object: &mut Map<String, Value>,
@@ -64,9 +63,7 @@ fn structure(
             continue;
         };
         match (&entry.kind, field) {
-            (EntryKind::Inline(inner), Field::Bytes(bytes)) => {
-                structure(id, inner, bytes, object, depth + 1)?
-            }
+            (EntryKind::Inline(inner), Field::Bytes(bytes)) => structure(inner, bytes, object, depth + 1)?,
             (EntryKind::Inline(_), _) => return Err(WireError("message expected")),
             (
                 EntryKind::Field {
@@ -188,7 +185,7 @@ fn message(id: TypeId, field: Field<'_>, depth: usize) -> Result<Value, WireErro
     }
     let mut object = Map::new();
     if let Some(message) = tags::of(id) {
-        structure(id, message, bytes, &mut object, depth + 1)?;
+        structure(message, bytes, &mut object, depth + 1)?;
     }
     Ok(Value::Object(object))
 }

@@ -48,13 +48,13 @@ impl Encoder {
         if self.partial {
             let metadata = value["metadata"].as_object();
             return metadata.map_or(Ok(()), |metadata| {
-                put_message(out, 1, |out| structure(self.id, self.message, metadata, out, 0))
+                put_message(out, 1, |out| structure(self.message, metadata, out, 0))
             });
         }
         let object = value
             .as_object()
             .ok_or_else(|| wrong(facts().get(self.id).name))?;
-        structure(self.id, self.message, object, out, 0)
+        structure(self.message, object, out, 0)
     }
 }
 
@@ -98,7 +98,7 @@ pub fn encode_list<V: std::borrow::Borrow<Value>>(
         .expect("the embedded facts have the metadata of lists");
     let mut body = Vec::new();
     if let (Some(metadata), Some(message)) = (metadata.as_object(), tags::of(meta_id)) {
-        put_message(&mut body, 1, |out| structure(meta_id, message, metadata, out, 0))?;
+        put_message(&mut body, 1, |out| structure(message, metadata, out, 0))?;
     }
     for item in items {
         let item = item?;
@@ -142,7 +142,6 @@ fn wrong(field: &str) -> Error {
 }
 
 fn structure(
-    id: TypeId,
     message: &Message,
     object: &Map<String, Value>,
     out: &mut Vec<u8>,
@@ -155,9 +154,7 @@ fn structure(
         match &entry.kind {
             EntryKind::Inline(inner) => {
                 let start = out.len();
-                put_message(out, entry.number, |out| {
-                    structure(id, inner, object, out, depth + 1)
-                })?;
+                put_message(out, entry.number, |out| structure(inner, object, out, depth + 1))?;
                 // An empty one says nothing, and takes two bytes or three.
                 if out.len() - start <= 3 && out.last() == Some(&0) {
                     out.truncate(start);
@@ -279,7 +276,7 @@ fn message(out: &mut Vec<u8>, id: TypeId, name: &str, value: &Value, depth: usiz
     }
     let object = value.as_object().ok_or_else(|| wrong(name))?;
     match tags::of(id) {
-        Some(message) => structure(id, message, object, out, depth + 1),
+        Some(message) => structure(message, object, out, depth + 1),
         // A struct without fields.
         None => Ok(()),
     }
