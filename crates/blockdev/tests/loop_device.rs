@@ -1,5 +1,4 @@
 //! A device in memory through FUSE and a loop device: what the kernel and fio make of it. Needs root.
-#![allow(clippy::unwrap_used)]
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 use bytes::Bytes;

@@ -1,6 +1,5 @@
 //! The driver against a fake engine on loop devices: the public conformance suite (csi-sanity) and what it does
 //! not ask. Needs root and loop devices.
-#![allow(clippy::unwrap_used)]
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod fake;

@@ -1,6 +1,5 @@
 //! Provisioner, attacher, resizer and reclaim against a real API server, with the driver's own, least rights. The
 //! engine behind the driver is fake.
-#![allow(clippy::unwrap_used)]
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod fake;

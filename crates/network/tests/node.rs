@@ -1,6 +1,5 @@
 //! A whole node: `network::run` in a network namespace, against a real API server outside of it. A pod's view:
 //! Services and DNS, their changes, and an outage of the API.
-#![allow(clippy::unwrap_used)]
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use hickory_proto::op::{Message, Query, ResponseCode};

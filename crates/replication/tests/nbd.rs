@@ -1,5 +1,4 @@
 //! Replicated volumes over NBD, plain and encrypted, with real processes and real clients (libnbd's tools, fio).
-#![allow(clippy::unwrap_used)]
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 mod cluster;

@@ -1,5 +1,4 @@
 //! Volumes through the loss of regions and engines, with real processes. Needs root.
-#![allow(clippy::unwrap_used)]
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 mod cluster;

@@ -1,5 +1,4 @@
 //! What every state store has to do, tried on etcd and on the embedded one.
-#![allow(clippy::unwrap_used)]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use bytes::Bytes;

@@ -1,5 +1,4 @@
 //! Built-in admission: limits, quotas, pod security, classes, certificates.
-#![allow(clippy::unwrap_used)]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;

@@ -1,5 +1,4 @@
 //! Server-side apply over raw HTTP and with kubectl.
-#![allow(clippy::unwrap_used)]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;

@@ -1,6 +1,5 @@
 //! Kubernetes' own Go libraries against our protobuf: first the codec alone, over every type, then the server.
 //! The Go program is built from `tests/clientgo` the first time, which takes about a minute.
-#![allow(clippy::unwrap_used)]
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 use base64::Engine;

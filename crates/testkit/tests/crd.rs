@@ -1,5 +1,4 @@
 //! Custom resources: served, validated, published, deleted; by every server.
-#![allow(clippy::unwrap_used)]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;

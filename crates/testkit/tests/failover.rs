@@ -1,5 +1,4 @@
 //! The loss of an etcd member, and of an API server, while somebody writes.
-#![allow(clippy::unwrap_used)]
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 mod common;

@@ -1,5 +1,4 @@
 //! Certificate signing requests and bootstrap tokens.
-#![allow(clippy::unwrap_used)]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;

@@ -1,5 +1,4 @@
 //! The API as kubectl uses it.
-#![allow(clippy::unwrap_used)]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;

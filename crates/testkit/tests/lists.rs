@@ -1,5 +1,4 @@
 //! Lists in pages, at certain revisions, and across a compaction of the state store.
-#![allow(clippy::unwrap_used)]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;

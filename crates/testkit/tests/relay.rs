@@ -1,5 +1,4 @@
 //! Exec through the API server to a kubelet that only echoes.
-#![allow(clippy::unwrap_used)]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;

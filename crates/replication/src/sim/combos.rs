@@ -170,15 +170,7 @@ impl World {
                 self.crash_for(lags, 1200 * MILLI);
                 self.backlog = Some(lags);
             }
-            Step::Split => {
-                let kept = self.rng.below(MEMBERS as u64) as usize;
-                for replica in (0..MEMBERS).filter(|r| *r != kept) {
-                    self.block(replica, 2500 * MILLI);
-                }
-                self.start_engine();
-                self.block(kept, 2500 * MILLI);
-                self.soon(3 * SECOND, SECOND, Step::Split);
-            }
+            Step::Split => self.split(),
             Step::Rival => {
                 let holder = self.engines.len() - 1;
                 let asked = self.rng.below(MEMBERS as u64) as usize;
@@ -213,6 +205,17 @@ impl World {
             }
         }
         self.check_weak();
+    }
+
+    /// An engine reaches one member at first, and then only the two others.
+    fn split(&mut self) {
+        let kept = self.rng.below(MEMBERS as u64) as usize;
+        for replica in (0..MEMBERS).filter(|r| *r != kept) {
+            self.block(replica, 2500 * MILLI);
+        }
+        self.start_engine();
+        self.block(kept, 2500 * MILLI);
+        self.soon(3 * SECOND, SECOND, Step::Split);
     }
 
     /// A member that was away was told more than it has: at this moment another one is set back (R6).

@@ -138,19 +138,17 @@ async fn measure(length: Duration, watchers: usize) -> Result<Vec<Row>> {
     rows.push(memory(&bench, "after the lists, MB resident", 150.0)?);
 
     let fan = watchers::run(&bench, watchers, length).await?;
+    // A slow machine does not reach the pace, and then the delay is of fewer changes than the aim's.
+    let name = format!(
+        "{watchers} watchers, {:.0} changes/s (of 200 wanted): p99 delivery, ms",
+        fan.changes_per_second
+    );
     rows.push(row(
-        &format!("{watchers} watchers, 200 changes/s: p99 delivery, ms"),
+        &name,
         fan.p99_ms,
         50.0,
         false,
-        "writes to sockets, one a watcher and batch",
-    ));
-    rows.push(row(
-        "changes/s that were made meanwhile",
-        fan.changes_per_second,
-        200.0,
-        true,
-        "the driver's pace",
+        "processor: a write to a socket for each watcher and batch",
     ));
 
     let etcd = bench.etcd_creates(length).await?;
@@ -186,7 +184,7 @@ fn memory(bench: &Bench, name: &str, target: f64) -> Result<Row> {
 
 fn table(rows: &[Row]) -> String {
     let mut out = String::from(
-        "| | measured | aim | reached | bare etcd | of bare etcd | limited by |\n|---|---|---|---|---|---|---|\n",
+        "| | measured | aim | reached | bare etcd | of bare etcd | likely limit (not profiled) |\n|---|---|---|---|---|---|---|\n",
     );
     for row in rows {
         let reached = if row.more {
