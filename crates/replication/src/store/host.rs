@@ -255,9 +255,6 @@ impl Worker {
                 }
             }
         }
-        for session in self.sessions.values() {
-            session.outbox.kick();
-        }
     }
 
     fn sync(&self, job: SyncJob) {
