@@ -41,6 +41,8 @@ pub const TESTS: &[Package] = &[
     package("postgresql", "/usr/lib/postgresql"),
     package("etcd-client", "etcdctl"),
     package("curl", "curl"),
+    package("libnbd-bin", "nbdinfo"),
+    package("qemu-utils", "qemu-img"),
 ];
 
 /// Installs those of `packages` that are missing.

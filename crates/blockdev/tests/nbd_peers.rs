@@ -1,5 +1,5 @@
 //! The NBD server under real clients: libnbd's tools, qemu-img and qemu-io, fio. They must be installed.
-#![allow(clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 mod memory;
 

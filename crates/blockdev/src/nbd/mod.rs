@@ -3,8 +3,8 @@
 //! - [`wire`]: the protocol's numbers;
 //! - [`options`] and [`negotiate`]: the handshake, without I/O;
 //! - [`request`] and [`reply`]: what comes and goes after it, without I/O;
-//! - `connection` and `flight`: one client, and what it has in flight, with its bounds;
-//! - `server`: listening.
+//! - `connection`: one client; `flight`: what it has in flight, with its bounds;
+//! - [`Server`] listens.
 //!
 //! Requests go to the device in the order in which they come and are answered in the order in which the device
 //! completes them. One device serves all connections, so a flush on one covers what any of them completed before:
@@ -21,4 +21,4 @@ mod server;
 pub mod wire;
 
 pub use flight::{MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES};
-pub use server::{Address, Admit, Export, MAX_CONNECTIONS, Server, Tls};
+pub use server::{Address, Export, MAX_CONNECTIONS, Server, Tls};

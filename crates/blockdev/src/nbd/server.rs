@@ -71,8 +71,8 @@ pub struct Export {
     pub device: Arc<dyn BlockDevice>,
 }
 
-/// Decides whether a client with this (verified) certificate chain is let in.
-pub type Admit = dyn Fn(Option<&[CertificateDer<'static>]>) -> bool + Send + Sync;
+/// Judges a client by its certificate chain.
+pub type Allow = dyn Fn(Option<&[CertificateDer<'static>]>) -> bool + Send + Sync;
 
 /// Encryption of connections; without it they are plain.
 #[derive(Clone)]
@@ -80,7 +80,7 @@ pub struct Tls {
     /// With the server's identity and the authority of its clients.
     pub acceptor: TlsAcceptor,
     /// Whether a client with this (verified) certificate chain is let in.
-    pub allow: Arc<Admit>,
+    pub allow: Arc<Allow>,
 }
 
 /// The exports of a server; the first is the default one.

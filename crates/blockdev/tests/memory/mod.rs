@@ -1,5 +1,4 @@
 //! A device in memory that knows what was allocated and counts what it was asked.
-#![allow(clippy::unwrap_used)]
 #![allow(dead_code)]
 
 use bytes::Bytes;

@@ -67,14 +67,9 @@ pub struct ChannelSender {
 }
 
 impl ChannelSender {
-    /// Queues a message until [`ChannelSender::flush`].
+    /// Queues a message.
     pub fn send(&self, message: &Message) {
         self.outbox.send_message(self.session, message);
-    }
-
-    /// Sends what is queued.
-    pub fn flush(&self) {
-        self.outbox.kick();
     }
 }
 

@@ -294,9 +294,6 @@ impl Worker {
                 self.engine
                     .handle_batch(clock::now(), events.drain(..), &mut actions);
             }
-            for session in self.sessions.iter().flatten() {
-                session.flush();
-            }
         }
         self.end();
     }

@@ -327,9 +327,6 @@ impl Worker {
                 }
             }
         }
-        for session in self.sessions.values() {
-            session.outbox.kick();
-        }
     }
 
     fn sync(&mut self, job: SyncJob) {
