@@ -4,12 +4,9 @@ use schema::Resource;
 
 /// (group, plural) of what has no effect yet; an empty plural is the whole group.
 const WITHOUT_EFFECT: &[(&str, &str)] = &[
-    ("", "replicationcontrollers"),
-    ("", "resourcequotas"),
     ("admissionregistration.k8s.io", ""),
     ("apiregistration.k8s.io", "apiservices"),
     ("autoscaling", "horizontalpodautoscalers"),
-    ("batch", "cronjobs"),
     ("certificates.k8s.io", "certificatesigningrequests"),
     ("flowcontrol.apiserver.k8s.io", ""),
     ("networking.k8s.io", "ingresses"),
