@@ -123,7 +123,7 @@ impl Setup {
             api_ca: authority.certificate_path(),
         };
         tokio::spawn(network::forward(config, shutdown.clone()));
-        Self {
+        let setup = Self {
             near,
             far,
             listen,
@@ -131,7 +131,10 @@ impl Setup {
             authority,
             shutdown,
             _dir: dir,
-        }
+        };
+        // The forwarder listens a moment after it was started.
+        assert_eq!(setup.reach().await, "near");
+        setup
     }
 
     /// A connection through the forwarder, and which server is behind it.
