@@ -1,14 +1,15 @@
 //! `cargo xtask bench api`: the API server's figures beside those of the bare etcd under it, into `docs/bench-api.md`.
 
 use crate::packages::{self, Package, package};
-use crate::run::{cargo, cargo_program, step};
+use crate::run::{cargo, hikube_binary, step};
 use anyhow::{Context, Result, ensure};
 use std::process::{Command, Stdio};
 
 /// What the load needs beyond a cluster's packages.
 const PACKAGES: &[Package] = &[package("wrk", "wrk")];
 /// What the measuring program is.
-const EXAMPLE: [&str; 5] = ["--release", "-p", "hikube-testkit", "--example", "bench_api"];
+/// Of the whole workspace, whose features the dependencies are compiled with already.
+const EXAMPLE: [&str; 4] = ["--release", "--workspace", "--example", "bench_api"];
 /// Where the table goes.
 const DOCUMENT: &str = "docs/bench-api.md";
 
@@ -19,10 +20,8 @@ pub fn run(args: &[String]) -> Result<()> {
     step("Building the API server and its load");
     cargo(&[&["build"], &EXAMPLE[..]].concat())?;
     step("Measuring (about three minutes)");
-    let output = Command::new(cargo_program())
+    let output = Command::new(hikube_binary().with_file_name("examples").join("bench_api"))
         .arg("run")
-        .args(EXAMPLE)
-        .args(["--", "run"])
         .args(args)
         .stderr(Stdio::inherit())
         .output()

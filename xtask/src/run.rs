@@ -40,12 +40,27 @@ pub fn checked(command: &mut Command) -> Result<()> {
 
 /// Runs cargo with these arguments.
 pub fn cargo(args: &[&str]) -> Result<()> {
-    checked(Command::new(cargo_program()).args(args))
+    checked(cargo_command().args(args))
 }
 
-/// The cargo that started us.
-pub fn cargo_program() -> String {
-    std::env::var("CARGO").unwrap_or_else(|_| "cargo".into())
+/// The cargo that started us, without what it told us about ourselves: build scripts look at some of these
+/// variables, and would compile half of the dependencies anew whenever a developer changes between `cargo` and
+/// `cargo xtask`.
+pub fn cargo_command() -> Command {
+    let mut command = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let ours = name.to_str().is_some_and(|name| {
+            name.starts_with("CARGO_PKG_")
+                || name.starts_with("CARGO_MANIFEST_")
+                || name == "CARGO_CRATE_NAME"
+                || name == "CARGO_BIN_NAME"
+                || name == "CARGO_PRIMARY_PACKAGE"
+        });
+        if ours {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// Whether a program is on the PATH or in the directories of system programs.

@@ -1,6 +1,6 @@
 //! The test suite: each part, in the order in which it fails cheapest.
 
-use crate::run::{self, cargo, cargo_program, checked, has_program, step};
+use crate::run::{self, cargo, cargo_command, checked, has_program, step};
 use crate::{packages, tidy};
 use anyhow::{Result, bail};
 use std::process::Command;
@@ -26,7 +26,7 @@ const PARTS: &[Part] = &[
     }),
     ("unit", || tests(&["--lib", "--bins"])),
     ("integration", || tests(&["--test", "*"])),
-    ("sim", || simulate(&["--seeds".into(), "50".into()])),
+    ("sim", || simulate(&["--seeds".into(), "500".into()])),
     ("cluster", || cluster(&[], &[])),
 ];
 
@@ -68,7 +68,7 @@ pub fn test(names: &[String]) -> Result<()> {
 /// Runs the tests of these targets in the whole workspace. Several test programs of one run would compete for two
 /// cores; cargo runs them one after the other.
 fn tests(targets: &[&str]) -> Result<()> {
-    let mut command = Command::new(cargo_program());
+    let mut command = cargo_command();
     command
         .args(["test", "--release", "--workspace", "--no-fail-fast"])
         .args(targets);
