@@ -297,7 +297,7 @@ impl Bench {
         self.rows.push(Row::rate(&name, "MiB/s", disk, speed, 0.6));
         let name = "p99 of 4 KiB writes meanwhile";
         self.rows
-            .push(Row::cost(name, "us", before.p99_us, during.p99_us, 2.0));
+            .push(Row::delay(name, "us", before.p99_us, during.p99_us, 2.0));
     }
 
     /// Waits until the engine is in contact with the store again.

@@ -29,6 +29,17 @@ impl Row {
         }
     }
 
+    /// A delay that should not exceed `most` times the one before; none was seen if the window was too short, and
+    /// then the target is not met.
+    pub fn delay(name: &str, unit: &str, before: f64, measured: f64, most: f64) -> Row {
+        let mut row = Self::cost(name, unit, before, measured, most);
+        if measured <= 0.0 {
+            row.met = false;
+            row.measured = "no sample".into();
+        }
+        row
+    }
+
     /// A time or amount that should not exceed `most` times the limit.
     pub fn cost(name: &str, unit: &str, limit: f64, measured: f64, most: f64) -> Row {
         let ratio = measured / limit;
