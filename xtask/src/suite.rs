@@ -30,22 +30,6 @@ const PARTS: &[Part] = &[
     ("cluster", || cluster(&[], &[])),
 ];
 
-/// Parts with real processes and real time, whose failure on a machine that was busy with something else is
-/// repeated once. It is said, and counted apart. Data that was lost or wrong is never repeated away.
-const REPEATED: &[&str] = &["integration", "cluster"];
-/// How the cluster test ends when data was lost or wrong.
-const DATA_WAS_WRONG: &str = "exit status: 3";
-
-/// Runs a part; whether it took two attempts.
-fn attempt(name: &str, part: fn() -> Result<()>) -> Result<bool> {
-    let Err(error) = part() else { return Ok(false) };
-    if !REPEATED.contains(&name) || error.to_string().contains(DATA_WAS_WRONG) {
-        return Err(error);
-    }
-    println!("==> {name}: FAILED, and is tried a second time: {error:#}");
-    part().map(|()| true)
-}
-
 /// Runs the named parts, or all, and ends with one line that counts them.
 pub fn test(names: &[String]) -> Result<()> {
     for name in names {
@@ -56,32 +40,23 @@ pub fn test(names: &[String]) -> Result<()> {
     }
     packages::install(packages::CLUSTER)?;
     packages::install(packages::TESTS)?;
-    let (mut passed, mut failed, mut unsteady) = (0, Vec::new(), Vec::new());
+    let (mut passed, mut failed) = (0, Vec::new());
     for (name, part) in PARTS {
         if !names.is_empty() && !names.iter().any(|n| n == name) {
             continue;
         }
         step(name);
         let start = Instant::now();
-        match attempt(name, *part) {
-            Ok(again) => {
+        match part() {
+            Ok(()) => {
                 println!("==> {name}: passed in {} s", start.elapsed().as_secs());
                 passed += 1;
-                if again {
-                    unsteady.push(*name);
-                }
             }
             Err(error) => {
                 println!("==> {name}: FAILED in {} s: {error:#}", start.elapsed().as_secs());
                 failed.push(*name);
             }
         }
-    }
-    if !unsteady.is_empty() {
-        println!(
-            "\nUNSTEADY, passed at the second attempt only: {}",
-            unsteady.join(", ")
-        );
     }
     println!("\n{passed} passed, {} failed", failed.len());
     if !failed.is_empty() {

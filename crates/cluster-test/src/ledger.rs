@@ -2,7 +2,7 @@
 //! when. It goes on through failures, as an application with a reconnect loop does.
 
 use crate::cluster::Cluster;
-use crate::shell::{ensure, ensure_data, output};
+use crate::shell::{ensure, output};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -112,7 +112,7 @@ impl Ledger {
             .copied()
             .filter(|n| !stored.contains(n))
             .collect();
-        ensure_data(lost.is_empty(), || {
+        ensure(lost.is_empty(), || {
             format!(
                 "{} acknowledged transactions are lost: {:?}",
                 lost.len(),
@@ -120,7 +120,7 @@ impl Ledger {
             )
         })?;
         let invented = stored.iter().filter(|n| **n > attempted).count();
-        ensure_data(invented == 0, || format!("{invented} rows were never written"))?;
+        ensure(invented == 0, || format!("{invented} rows were never written"))?;
         Ok(acknowledged.len())
     }
 

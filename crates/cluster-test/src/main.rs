@@ -17,9 +17,6 @@ use cluster::Cluster;
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// Exit code when data was lost or wrong, which no second run excuses.
-const DATA_WAS_WRONG: u8 = 3;
-
 /// What to run and how.
 struct Options {
     only: Vec<String>,
@@ -61,7 +58,6 @@ fn options() -> Result<Options> {
 fn main() -> ExitCode {
     match run() {
         Ok(0) => ExitCode::SUCCESS,
-        Ok(_) if shell::data_was_wrong() => ExitCode::from(DATA_WAS_WRONG),
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("cluster-test: {error:#}");

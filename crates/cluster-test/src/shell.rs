@@ -77,18 +77,3 @@ fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
-
-static WRONG_DATA: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
-
-/// [`ensure`] for what is sacred: acknowledged data, and that only one writer exists.
-pub fn ensure_data(right: bool, what: impl FnOnce() -> String) -> Result<()> {
-    if !right {
-        WRONG_DATA.store(true, std::sync::atomic::Ordering::SeqCst);
-    }
-    ensure(right, what)
-}
-
-/// Whether an [`ensure_data`] failed in this run.
-pub fn data_was_wrong() -> bool {
-    WRONG_DATA.load(std::sync::atomic::Ordering::SeqCst)
-}

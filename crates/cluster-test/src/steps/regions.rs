@@ -3,7 +3,7 @@
 use crate::cluster::{Cluster, REGIONS, is_ready};
 use crate::image;
 use crate::ledger::{self, Ledger, PORT, query};
-use crate::shell::{ensure, ensure_data, eventually, output};
+use crate::shell::{ensure, eventually, output};
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
@@ -192,7 +192,7 @@ pub fn cut_home(cluster: &Cluster) -> Result<()> {
     let result = one_region(cluster, &home, &["--cut"]);
     let most = watch.finish();
     result?;
-    ensure_data(most == 1, || {
+    ensure(most == 1, || {
         format!("{most} copies of PostgreSQL ran at the same time")
     })
 }
@@ -236,7 +236,7 @@ fn one_region(cluster: &Cluster, region: &str, flags: &[&str]) -> Result<()> {
         &hosts[0],
         "select (select sum(abalance) from pgbench_accounts) - (select sum(tbalance) from pgbench_tellers)",
     )?;
-    ensure_data(sums.trim() == "0", || {
+    ensure(sums.trim() == "0", || {
         format!("pgbench's sums differ by {}", sums.trim())
     })
 }
