@@ -7,8 +7,7 @@ use std::process::{Command, Stdio};
 
 /// What the load needs beyond a cluster's packages.
 const PACKAGES: &[Package] = &[package("wrk", "wrk")];
-/// What the measuring program is.
-/// Of the whole workspace, whose features the dependencies are compiled with already.
+/// The measuring program, built with the whole workspace, whose features the dependencies are compiled with already.
 const EXAMPLE: [&str; 4] = ["--release", "--workspace", "--example", "bench_api"];
 /// Where the table goes.
 const DOCUMENT: &str = "docs/bench-api.md";

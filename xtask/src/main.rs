@@ -18,8 +18,8 @@ const HELP: &str = "\
 Developer commands of Hikube.
 
   cargo xtask up [ARGS]      install what is missing, build, and bring up a cluster (ARGS go to `hikube up`)
-  cargo xtask test [PART..]  what CI runs; parts: fmt, tidy, deny, clippy, unit, sim,
-                             cluster; only when named: integration, acceptance
+  cargo xtask test [PART..]  what CI runs; parts: fmt, tidy, deny, clippy, unit, integration,
+                             sim, cluster
   cargo xtask tidy           house rules: lengths, headers, banned calls
   cargo xtask sim [ARGS]     simulate the replication core: --seeds N, --start S
   cargo xtask chaos [ARGS]   the cluster test's region failures, round after round: --rounds N

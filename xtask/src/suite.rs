@@ -26,7 +26,10 @@ const PARTS: &[Part] = &[
     }),
     ("unit", || tests(&["--lib", "--bins"])),
     ("integration", || tests(&["--test", "*"])),
-    ("sim", || simulate(&["--seeds".into(), "500".into()])),
+    // The unit tests have simulated the seeds below 500.
+    ("sim", || {
+        simulate(&["--start", "500", "--seeds", "500"].map(String::from))
+    }),
     ("cluster", || cluster(&[], &[])),
 ];
 
