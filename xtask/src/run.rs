@@ -23,6 +23,12 @@ pub fn build() -> Result<()> {
     cargo(&["build", "--release", "--workspace", "--bins"])
 }
 
+/// Builds every program and every example: what tests and benchmarks start besides `hikube`. Always all of them, for
+/// the reason that [`build`] gives.
+pub fn build_with_examples() -> Result<()> {
+    cargo(&["build", "--release", "--workspace", "--bins", "--examples"])
+}
+
 /// Says what comes next.
 pub fn step(what: &str) {
     println!("==> {what}");

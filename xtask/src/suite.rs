@@ -25,7 +25,11 @@ const PARTS: &[Part] = &[
         ])
     }),
     ("unit", || tests(&["--lib", "--bins"])),
-    ("integration", || tests(&["--test", "*"])),
+    ("integration", || {
+        // Programs that tests start; unlike `cargo test`, a choice of test targets does not build them.
+        run::build_with_examples()?;
+        tests(&["--test", "*"])
+    }),
     // The unit tests have simulated the seeds below 500.
     ("sim", || {
         simulate(&["--start", "500", "--seeds", "500"].map(String::from))
@@ -87,10 +91,9 @@ fn deny() -> Result<()> {
     cargo(&["deny", "--offline", "check", "bans", "licenses", "sources"])
 }
 
-/// Simulates the replication core. Built for the whole workspace, since another selection of packages has other
-/// features and would compile the dependencies again.
+/// Simulates the replication core.
 pub fn simulate(args: &[String]) -> Result<()> {
-    cargo(&["build", "--release", "--workspace", "--example", "sim"])?;
+    run::build_with_examples()?;
     checked(Command::new(run::hikube_binary().with_file_name("examples").join("sim")).args(args))
 }
 

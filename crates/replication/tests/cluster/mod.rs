@@ -74,7 +74,7 @@ fn program() -> PathBuf {
     let program = release.join("examples/node");
     assert!(
         program.exists(),
-        "{} is not built: cargo test builds examples",
+        "{} is not built: cargo build --release --workspace --examples",
         program.display()
     );
     program
