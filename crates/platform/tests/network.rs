@@ -1,4 +1,5 @@
 //! The network of a cluster, made in real namespaces.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 use hikube_platform::Layout;
 use hikube_platform::host::{net, netns};
