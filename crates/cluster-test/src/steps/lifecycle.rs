@@ -42,6 +42,11 @@ pub fn up(cluster: &Cluster) -> Result<()> {
         status["controlPlanes"].as_array().is_some_and(|m| m.len() == 2),
         || format!("status: {status}"),
     )?;
+    let yaml = output(&mut cluster.hikube(&["status", "-o", "yaml"]))?;
+    ensure(
+        yaml.starts_with("etcd:\n- member:") || yaml.contains("\netcd:\n"),
+        || format!("status as YAML: {yaml}"),
+    )?;
     let printed = cluster.dir.join("kubeconfig");
     std::fs::write(&printed, output(&mut cluster.hikube(&["kubeconfig"]))?)?;
     output(
