@@ -34,8 +34,10 @@ impl Reader {
         if let Some(result) = self.result.take()
             && line.starts_with("[sig-")
         {
-            let name = line.replace("[It] ", "").replace(" [Conformance]", "");
-            return Some((result, name));
+            let name = line.replace("[It] ", "");
+            // Labels follow.
+            let name = name.split(" [Conformance]").next().unwrap_or_default();
+            return Some((result, name.to_owned()));
         }
         let marks = line.strip_prefix("• ")?;
         let words: Vec<&str> = marks
@@ -57,7 +59,7 @@ mod tests {
 
     #[test]
     fn ends_are_found_and_nothing_else() {
-        let text = "• [0.071 seconds]\n[sig-node] Lease lease API should be available [Conformance]\nx.go:72\n• \
+        let text = "• [0.071 seconds]\n[sig-node] Lease lease API should be available [Conformance] [sig-node]\nx.go:72\n• \
                     [FAILED] [300.2 seconds]\n[sig-auth] A [It] fails [Conformance]\n• wrong\n[sig-x] Not this\n";
         let mut reader = Reader::default();
         let ends: Vec<_> = text.lines().filter_map(|l| reader.line(l)).collect();

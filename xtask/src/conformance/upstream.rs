@@ -17,8 +17,6 @@ pub struct Suite {
     pub tests: PathBuf,
     /// The runner that spreads them over processes.
     pub ginkgo: PathBuf,
-    /// An archive with the images that the tests ask for.
-    pub images: PathBuf,
 }
 
 /// Where the suite and its reports are kept: one directory for each release.
@@ -39,43 +37,65 @@ pub fn suite() -> Result<Suite> {
     let suite = Suite {
         tests: dir.join("e2e.test"),
         ginkgo: dir.join("ginkgo"),
-        images: dir.join("images.tar"),
     };
-    if [&suite.tests, &suite.ginkgo, &suite.images]
-        .iter()
-        .all(|f| f.is_file())
-    {
+    if suite.tests.is_file() && suite.ginkgo.is_file() {
         return Ok(suite);
     }
-    let go = Go::find(&dir)?;
-    let module = dir.join("module");
-    let source = write_module(&go, &module)?;
+    let source = Source::fetch(&dir)?;
     step(&format!(
         "Compiling upstream's suite {VERSION} (once; about 20 minutes)"
     ));
-    let agnhost = dir.join("agnhost");
-    let build = |words: &[&str], package: &str, result: &Path| -> Result<()> {
+    source.build(&["build"], "github.com/onsi/ginkgo/v2/ginkgo", &suite.ginkgo)?;
+    source.build(
+        &["test", "-c", "-vet=off"],
+        "k8s.io/kubernetes/test/e2e",
+        &suite.tests,
+    )?;
+    Ok(suite)
+}
+
+/// An archive with the images that the tests ask for, made if this machine has not done so before.
+pub fn images() -> Result<PathBuf> {
+    let dir = cache()?;
+    let archive = dir.join("images.tar");
+    if !archive.is_file() {
+        let source = Source::fetch(&dir)?;
+        let agnhost = dir.join("agnhost");
+        source.build(&["build"], "k8s.io/kubernetes/test/images/agnhost", &agnhost)?;
+        images::make(&archive, &agnhost, &source.upstream.join("test/images"))?;
+    }
+    Ok(archive)
+}
+
+/// Upstream's sources, and a module that builds from them.
+struct Source {
+    go: Go,
+    module: PathBuf,
+    upstream: PathBuf,
+}
+
+impl Source {
+    fn fetch(cache: &Path) -> Result<Self> {
+        let go = Go::find(cache)?;
+        let module = cache.join("module");
+        let upstream = write_module(&go, &module)?;
+        Ok(Self { go, module, upstream })
+    }
+
+    /// Compiles a package, unless the result is there.
+    fn build(&self, words: &[&str], package: &str, result: &Path) -> Result<()> {
         if result.is_file() {
             return Ok(());
         }
         // Under another name first: a build that is interrupted leaves nothing that looks finished.
         let unfinished = result.with_extension("new");
-        let mut command = go.command(&module);
+        let mut command = self.go.command(&self.module);
         command
             .args(words)
             .args(["-mod=mod", "-trimpath", "-ldflags=-s -w", "-o"]);
         checked(command.arg(&unfinished).arg(package))?;
         std::fs::rename(&unfinished, result).with_context(|| format!("rename {}", unfinished.display()))
-    };
-    build(&["build"], "github.com/onsi/ginkgo/v2/ginkgo", &suite.ginkgo)?;
-    build(&["build"], "k8s.io/kubernetes/test/images/agnhost", &agnhost)?;
-    build(
-        &["test", "-c", "-vet=off"],
-        "k8s.io/kubernetes/test/e2e",
-        &suite.tests,
-    )?;
-    images::make(&suite.images, &agnhost, &source.join("test/images"))?;
-    Ok(suite)
+    }
 }
 
 /// A Go toolchain.
