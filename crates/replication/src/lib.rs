@@ -6,6 +6,7 @@ pub mod api;
 mod clock;
 pub mod core;
 pub mod engine;
+mod inbox;
 mod memory;
 pub mod net;
 pub mod sim;

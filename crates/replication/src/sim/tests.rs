@@ -59,7 +59,7 @@ fn the_same_seed_is_the_same_run() {
 fn each_rule_is_needed() {
     for (rule, seeds) in [
         ("R2", 20),
-        ("R5", 20),
+        ("R5", 60),
         ("R7", 60),
         ("R8", 40),
         ("R9", 40),
