@@ -48,7 +48,9 @@ fn repeated(text: &str) -> Vec<(usize, &str)> {
             indent += content.len() - inner.len();
             content = inner;
         }
-        let Some((key, value)) = key_of(content) else { continue };
+        let Some((key, value)) = key_of(content) else {
+            continue;
+        };
         mappings.retain(|(known, _)| *known <= indent);
         if mappings.last().is_none_or(|(known, _)| *known < indent) {
             mappings.push((indent, HashSet::new()));
@@ -95,7 +97,10 @@ mod tests {
         let document = decode(text.as_bytes()).unwrap();
         assert_eq!(document.duplicates, ["line 5: key \"foo\" already set in map"]);
         assert_eq!(document.value["spec"]["foo"], "b");
-        assert_eq!(document.value["spec"]["ports"][1], json!({"name": "y", "port": 2}));
+        assert_eq!(
+            document.value["spec"]["ports"][1],
+            json!({"name": "y", "port": 2})
+        );
         assert_eq!(
             duplicates("l:\n- a: 1\n  b: 2\n  \"a\": 3\nm:\n  a: 1\n"),
             ["line 4: key \"a\" already set in map"]

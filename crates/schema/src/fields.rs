@@ -202,7 +202,8 @@ mod tests {
     #[test]
     fn events_are_selected_in_both_vocabularies() {
         let stored = registry().find("", "v1", "events").unwrap();
-        let event = json!({"metadata": {"name": "a"}, "involvedObject": {"kind": "Pod"}, "reportingComponent": "c"});
+        let event =
+            json!({"metadata": {"name": "a"}, "involvedObject": {"kind": "Pod"}, "reportingComponent": "c"});
         let fields = field_labels(stored, &event);
         let newer = registry().find("events.k8s.io", "v1", "events").unwrap();
         for (resource, text) in [

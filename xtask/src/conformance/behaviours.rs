@@ -9,7 +9,7 @@ const AT_LEAST: usize = 400;
 
 /// Which behaviours run.
 pub enum Selection {
-    /// Those that need no running container.
+    /// Those that need no running container, and nothing that we know not to have.
     WithoutContainers,
     /// Those whose name matches a regular expression of Go's.
     Focus(String),
@@ -96,10 +96,11 @@ fn quoted(name: &str) -> String {
 }
 
 fn needs_no_container(name: &str) -> bool {
-    WITHOUT_CONTAINERS.iter().any(|start| name.starts_with(start))
+    WITHOUT_CONTAINERS.iter().any(|start| name.starts_with(start)) && missing(name).is_none()
 }
 
-/// How the names of behaviours start that need an API server, controllers and nodes, but no container that runs.
+/// How the names of behaviours start that need an API server, controllers and nodes, but no container that does
+/// something (a few wait until a pod runs).
 const WITHOUT_CONTAINERS: &[&str] = &[
     "[sig-api-machinery] API priority and fairness",
     "[sig-api-machinery] AggregatedDiscovery",
@@ -180,37 +181,44 @@ const WITHOUT_CONTAINERS: &[&str] = &[
     "[sig-storage] VolumeAttributesClass",
 ];
 
-/// What a behaviour that did not pass waits for, by the start of its name; the first that fits says it.
+/// What a behaviour that did not pass waits for.
 pub fn waits_for(name: &str) -> &'static str {
-    let found = WAITS_FOR.iter().find(|(start, _)| name.starts_with(start));
-    found.map_or("images of the tests (agnhost, busybox)", |(_, feature)| feature)
+    match missing(name) {
+        Some(feature) => feature,
+        None if needs_no_container(name) => "somebody to look into it",
+        None => "a run with containers (`--all`)",
+    }
 }
 
-const WAITS_FOR: &[(&str, &str)] = &[
+/// The feature that we know not to have and without which a behaviour cannot pass.
+fn missing(name: &str) -> Option<&'static str> {
+    MISSING
+        .iter()
+        .find(|(part, _)| name.contains(part))
+        .map(|(_, feature)| *feature)
+}
+
+/// Parts of the names of behaviours, and what they need that does not exist.
+const MISSING: &[(&str, &str)] = &[
+    ("] AdmissionWebhook", "admission webhooks"),
+    ("] CustomResourceConversionWebhook", "conversion webhooks"),
+    ("] CustomResourceFieldSelectors", "conversion webhooks"),
     (
-        "[sig-api-machinery] AdmissionWebhook",
-        "admission webhooks, and an image that serves one",
+        "] Aggregator",
+        "aggregation, and an image of the sample API server",
     ),
     (
-        "[sig-api-machinery] CustomResourceConversionWebhook",
-        "conversion webhooks, and an image that serves one",
-    ),
-    ("[sig-api-machinery] MutatingAdmissionPolicy", "CEL in admission"),
-    (
-        "[sig-api-machinery] ValidatingAdmissionPolicy",
+        "] MutatingAdmissionPolicy [Privileged:ClusterAdmin] should mutate",
         "CEL in admission",
     ),
     (
-        "[sig-api-machinery] Aggregator",
-        "aggregation, and the sample API server's image",
+        "] ValidatingAdmissionPolicy [Privileged:ClusterAdmin] should allow expressions",
+        "CEL in admission",
     ),
-    ("[sig-apps] Daemon set", "the DaemonSet controller"),
-    ("[sig-apps] ControllerRevision", "the DaemonSet controller"),
-    ("[sig-apps] CronJob", "the CronJob controller"),
-    ("[sig-apps] DisruptionController", "the disruption controller"),
-    ("[sig-apps] Job", "the Job controller, and images of the tests"),
-    ("[sig-node] Pod InPlace Resize", "resizing pods in place"),
-    ("[sig-node] ImageVolume", "image volumes"),
+    (
+        "] ValidatingAdmissionPolicy [Privileged:ClusterAdmin] should validate",
+        "CEL in admission",
+    ),
 ];
 
 #[cfg(test)]
@@ -236,6 +244,18 @@ mod tests {
         assert_eq!(
             quoted("[sig-a] b. (c) *not*"),
             "\\[sig-a\\] b\\. \\(c\\) \\*not\\*"
+        );
+    }
+
+    #[test]
+    fn what_cannot_pass_is_not_run_by_default() {
+        let name = "[sig-api-machinery] ValidatingAdmissionPolicy [Privileged:ClusterAdmin] should validate against a \
+                    Deployment";
+        assert!(!needs_no_container(name));
+        assert_eq!(waits_for(name), "CEL in admission");
+        assert_eq!(
+            waits_for("[sig-node] Probing container"),
+            "a run with containers (`--all`)"
         );
     }
 

@@ -79,7 +79,8 @@ fn show_empty(resource: &Resource, object: &mut Value) {
         && !resource.is_custom()
         && let Some(o) = object.as_object_mut()
     {
-        o.entry("status").or_insert_with(|| Value::Object(serde_json::Map::new()));
+        o.entry("status")
+            .or_insert_with(|| Value::Object(serde_json::Map::new()));
     }
 }
 
@@ -139,12 +140,16 @@ mod tests {
 
     #[test]
     fn a_json_patch_adds_below_a_status_that_is_not_there() {
-        let resource = schema::registry().find("resource.k8s.io", "v1", "resourceclaims").unwrap();
+        let resource = schema::registry()
+            .find("resource.k8s.io", "v1", "resourceclaims")
+            .unwrap();
         let patch = json!([{"op": "add", "path": "/status/allocation", "value": {}}]);
         let patch = Patch::Json(serde_json::from_value(patch).unwrap());
         let new = patch.apply(resource, &json!({"metadata": {}})).unwrap();
         assert_eq!(new, json!({"metadata": {}, "status": {"allocation": {}}}));
-        let storage = schema::registry().find("storage.k8s.io", "v1", "storageclasses").unwrap();
+        let storage = schema::registry()
+            .find("storage.k8s.io", "v1", "storageclasses")
+            .unwrap();
         assert!(patch.apply(storage, &json!({"metadata": {}})).is_err());
     }
 }

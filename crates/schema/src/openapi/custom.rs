@@ -354,7 +354,14 @@ mod tests {
         let (_, definitions) = v2_parts(&published);
         let gvk = json!([{"group": "example.com", "version": "v1", "kind": "Any"}]);
         let expected = json!({"type": "object", "x-kubernetes-group-version-kind": gvk});
-        assert_eq!(definitions.iter().find(|(n, _)| n == "com.example.v1.Any").unwrap().1, expected);
+        assert_eq!(
+            definitions
+                .iter()
+                .find(|(n, _)| n == "com.example.v1.Any")
+                .unwrap()
+                .1,
+            expected
+        );
     }
 
     #[test]
@@ -365,14 +372,28 @@ mod tests {
             "versions": [{"name": "v1", "served": true, "storage": true}],
         }});
         let versions = custom::versions(&definition);
-        let published = [Published { resource: &versions[0].resource, schema: json!({"type": "object"}) }];
+        let published = [Published {
+            resource: &versions[0].resource,
+            schema: json!({"type": "object"}),
+        }];
         let v3: Value = serde_json::from_slice(&v3_custom(&published)).unwrap();
         let schemas = &v3["components"]["schemas"];
-        let says = |value: &Value, start: &str| value["description"].as_str().unwrap_or_default().starts_with(start);
+        let says = |value: &Value, start: &str| {
+            value["description"]
+                .as_str()
+                .unwrap_or_default()
+                .starts_with(start)
+        };
         let foo = &schemas["com.example.v1.Foo"]["properties"];
-        assert!(says(&foo["apiVersion"], "APIVersion defines") && says(&foo["metadata"], "Standard object's metadata"));
+        assert!(
+            says(&foo["apiVersion"], "APIVersion defines")
+                && says(&foo["metadata"], "Standard object's metadata")
+        );
         let meta = &schemas["io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"]["properties"];
-        assert!(says(&meta["creationTimestamp"], "CreationTimestamp is a timestamp"));
+        assert!(says(
+            &meta["creationTimestamp"],
+            "CreationTimestamp is a timestamp"
+        ));
         for (name, field) in meta.as_object().unwrap() {
             assert!(field["description"].is_string(), "{name} is not explained");
         }

@@ -13,7 +13,9 @@ pub(super) const METADATA: &str = "Standard object's metadata.";
 /// What a field of `ObjectMeta` is.
 pub(super) fn of_object_meta(field: &str) -> Option<&'static str> {
     Some(match field {
-        "annotations" => "Annotations are notes of tools and people, with any content; nothing selects by them.",
+        "annotations" => {
+            "Annotations are notes of tools and people, with any content; nothing selects by them."
+        }
         "creationTimestamp" => {
             "CreationTimestamp is a timestamp of the moment at which the server stored this object first. Clients \
              cannot set it."
@@ -24,11 +26,15 @@ pub(super) fn of_object_meta(field: &str) -> Option<&'static str> {
              for, and never moves backwards."
         }
         "finalizers" => "Names of those who must act before the object goes; it goes when the list is empty.",
-        "generateName" => "A prefix to which the server adds characters of its own if the object brings no name.",
+        "generateName" => {
+            "A prefix to which the server adds characters of its own if the object brings no name."
+        }
         "generation" => "Counts changes of the desired state.",
         "labels" => "Labels are short keys and values by which objects are selected.",
         "managedFields" => "Which field each manager has set, for server-side apply. Users need not read it.",
-        "name" => "Name of the object, unique among the objects of its kind in its namespace. It cannot be changed.",
+        "name" => {
+            "Name of the object, unique among the objects of its kind in its namespace. It cannot be changed."
+        }
         "namespace" => "Namespace in which the name must be unique. It cannot be changed.",
         "ownerReferences" => {
             "Objects on which this one depends: when all of them are gone, this one is deleted. At most one of them \

@@ -179,9 +179,13 @@ fn approval_is_apart_from_status() {
 fn approval_takes_conditions_of_any_type() {
     let old = json!({"metadata": {}, "spec": {}, "status": {"conditions": [{"type": "Other"}], "certificate": "x"}});
     let conditions = json!([{"type": "Other"}, {"type": "Mine"}]);
-    let mut new = json!({"metadata": {}, "spec": {}, "status": {"conditions": conditions, "certificate": "y"}});
+    let mut new =
+        json!({"metadata": {}, "spec": {}, "status": {"conditions": conditions, "certificate": "y"}});
     prepare_approval_update(&old, &mut new);
-    assert_eq!(new["status"], json!({"conditions": conditions, "certificate": "x"}));
+    assert_eq!(
+        new["status"],
+        json!({"conditions": conditions, "certificate": "x"})
+    );
 }
 
 #[test]
