@@ -7,6 +7,7 @@ mod clock;
 pub mod core;
 pub mod engine;
 pub mod fuzz;
+mod inbox;
 mod memory;
 pub mod net;
 pub mod sim;

@@ -4,6 +4,7 @@
 //! `--validate`, and for client generators.
 
 mod custom;
+mod descriptions;
 mod operations;
 mod protobuf;
 mod render;

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Flavour;
+use super::{Flavour, descriptions};
 use crate::facts::{Field, Inner, ListType, Scalar, Shape, TypeId, Wrap, facts};
 
 /// The schema of a definition.
@@ -22,7 +22,7 @@ pub(super) fn definition(id: TypeId, flavour: Flavour) -> Value {
     if !fields.is_empty() {
         let properties: Map<String, Value> = fields
             .iter()
-            .map(|f| (f.name.to_owned(), property(f, flavour)))
+            .map(|f| (f.name.to_owned(), property(id, f, flavour)))
             .collect();
         schema.insert("properties".into(), properties.into());
     }
@@ -39,9 +39,12 @@ pub(super) fn definition(id: TypeId, flavour: Flavour) -> Value {
     schema.into()
 }
 
-fn property(field: &Field, flavour: Flavour) -> Value {
+fn property(owner: TypeId, field: &Field, flavour: Flavour) -> Value {
     let mut schema = shape(field.shape, flavour);
     let mut extensions: Vec<(&str, Value)> = Vec::new();
+    if let Some(description) = description(owner, field.name) {
+        extensions.push(("description", description.into()));
+    }
     match field.list {
         ListType::Unset => {}
         ListType::Atomic => extensions.push(("x-kubernetes-list-type", "atomic".into())),
@@ -73,6 +76,20 @@ fn property(field: &Field, flavour: Flavour) -> Value {
         );
     }
     schema
+}
+
+/// What is said of the fields that every object has.
+fn description(owner: TypeId, field: &str) -> Option<&'static str> {
+    if owner == crate::structural::object_meta() {
+        return descriptions::of_object_meta(field);
+    }
+    let is_object = facts().get(owner).gvks().next().is_some();
+    match field {
+        "apiVersion" if is_object => Some(descriptions::API_VERSION),
+        "kind" if is_object => Some(descriptions::KIND),
+        "metadata" if is_object => Some(descriptions::METADATA),
+        _ => None,
+    }
 }
 
 fn shape(shape: Shape, flavour: Flavour) -> Value {
