@@ -4,7 +4,7 @@ use super::Store;
 use super::host::{Host, Session};
 use crate::core::wire::Message;
 use crate::net::control::{self, Hello, Open, Request, Response};
-use crate::net::frame::{Frame, FrameReader, Kind, PROTOCOL};
+use crate::net::frame::{Frame, FrameReader, Kind};
 use crate::net::identity::{Identity, Role};
 use crate::net::outbox::Outbox;
 use crate::net::{CONNECT_TIMEOUT, Error, SERVER_SILENCE};
@@ -96,23 +96,14 @@ impl Connection {
             return Err(Error::Protocol("no hello".into()));
         }
         let hello: Hello = control::from_json(&first.payload)?;
-        if hello.protocol != PROTOCOL {
-            return Err(Error::Protocol(format!(
-                "version {} instead of {PROTOCOL}",
-                hello.protocol
-            )));
-        }
+        hello.check_version()?;
         if hello.cluster != self.store.cluster || self.identity.cluster != self.store.cluster {
             return Err(Error::Protocol(format!(
                 "this store belongs to cluster {}",
                 self.store.cluster
             )));
         }
-        let answer = Hello {
-            protocol: PROTOCOL,
-            cluster: self.store.cluster.clone(),
-            store: Some(self.store.catalog.store()),
-        };
+        let answer = Hello::ours(&self.store.cluster, Some(self.store.catalog.store()));
         self.outbox.send_json(Kind::Hello, 0, &answer);
         Ok(())
     }
