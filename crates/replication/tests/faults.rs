@@ -77,8 +77,9 @@ fn flipped_bits_in_place_are_never_served_and_are_repaired() {
         write_synced(&device, &data, 0);
         // Written in place after two seconds; until then the journal answers, and this tests little.
         pause(5.0).await;
-        flip(&cluster.replica_dir(0).join("data"), 16 * MIB, 60);
-        flip(&cluster.replica_dir(0).join("meta"), 16 * MIB / 4096 * 16, 20);
+        // A hundred in one replica, and a few in another.
+        flip(&cluster.replica_dir(0).join("data"), 16 * MIB, 70);
+        flip(&cluster.replica_dir(0).join("meta"), 16 * MIB / 4096 * 16, 30);
         flip(&cluster.replica_dir(1).join("data"), 16 * MIB, 7);
         assert!(
             read_fresh(&device, 16 * MIB, 0) == data,
@@ -243,6 +244,8 @@ fn a_full_disk_costs_one_replica_until_there_is_space() {
         run("mount", &["-o", "remount,size=400m", path]);
         let waited = cluster.wait_complete(&mut client, "vol", LONG).await;
         println!("complete {waited:?} after there was space again");
+        assert!(waited < Duration::from_secs(30), "{waited:?}");
+        assert!(read_fresh(&device, 4 * MIB, 3 * MIB) == data);
         verify(&mut client, "vol").await;
         detach(&mut client, "vol", false).await.unwrap();
         assert!(!cluster.store_log(2).contains("panicked"));

@@ -1,6 +1,11 @@
 //! Three stores and engines as real processes, with certificates, for the integration tests.
 #![allow(dead_code)]
 
+pub mod measure;
+pub mod proxy;
+pub mod shim;
+pub mod writer;
+
 use hikube_replication::StorageConfig;
 use hikube_replication::admin::Admin;
 use protos::engine as api;
@@ -66,6 +71,10 @@ pub struct Cluster {
     pub ports: Vec<u16>,
     pub stores: Vec<Option<Child>>,
     pub engines: BTreeMap<String, Child>,
+    /// Ports at which an engine finds the stores, when there is a proxy between.
+    pub via: BTreeMap<String, Vec<u16>>,
+    /// The stores are on disks that forget, see [`shim`].
+    pub shim: bool,
 }
 
 fn program() -> PathBuf {
@@ -100,6 +109,8 @@ impl Cluster {
             ports,
             stores: vec![None, None, None],
             engines: BTreeMap::new(),
+            via: BTreeMap::new(),
+            shim: false,
         };
         cluster.issue("admin", &format!("hikube://{CLUSTER}/admin"));
         cluster.issue("control-plane", &format!("hikube://{CLUSTER}/control-plane"));
@@ -135,7 +146,7 @@ impl Cluster {
         hikube_replication::store_format(&self.store_dir(index), CLUSTER, REGIONS[index]).unwrap();
     }
 
-    fn spawn(&self, log: &str, arguments: &[String]) -> Child {
+    fn spawn(&self, log: &str, arguments: &[String], environment: Vec<(&'static str, PathBuf)>) -> Child {
         let log = self.dir.path().join(format!("{log}.log"));
         let log = std::fs::File::options()
             .create(true)
@@ -144,6 +155,7 @@ impl Cluster {
             .unwrap();
         Command::new(program())
             .args(arguments)
+            .envs(environment)
             .env(
                 "RUST_LOG",
                 std::env::var("RUST_LOG").unwrap_or_else(|_| "info,fuser=off".into()),
@@ -174,7 +186,12 @@ impl Cluster {
             format!("--listen=127.0.0.1:{}", self.ports[index]),
         ];
         arguments.extend(self.identity(&format!("store-{region}")));
-        self.stores[index] = Some(self.spawn(&format!("store-{region}"), &arguments));
+        let environment = if self.shim {
+            shim::environment(self, index)
+        } else {
+            Vec::new()
+        };
+        self.stores[index] = Some(self.spawn(&format!("store-{region}"), &arguments, environment));
     }
 
     pub fn kill_store(&mut self, index: usize) {
@@ -193,7 +210,11 @@ impl Cluster {
     }
 
     pub fn addresses(&self) -> Vec<String> {
-        let pairs = REGIONS.iter().zip(&self.ports);
+        Self::named(&self.ports)
+    }
+
+    fn named(ports: &[u16]) -> Vec<String> {
+        let pairs = REGIONS.iter().zip(ports);
         pairs
             .map(|(region, port)| format!("{region}=127.0.0.1:{port}"))
             .collect()
@@ -201,6 +222,18 @@ impl Cluster {
 
     pub fn engine_socket(&self, node: &str) -> PathBuf {
         self.dir.path().join("run").join(format!("{node}.sock"))
+    }
+
+    /// An engine whose paths to the stores can be cut.
+    pub fn start_engine_behind_paths(
+        &mut self,
+        node: &str,
+        region: &str,
+    ) -> Vec<std::sync::Arc<proxy::Path>> {
+        let (ports, paths) = self.ports.iter().map(|port| proxy::start(*port)).unzip();
+        self.via.insert(node.to_owned(), ports);
+        self.start_engine(node, region);
+        paths
     }
 
     pub fn start_engine(&mut self, node: &str, region: &str) {
@@ -214,10 +247,13 @@ impl Cluster {
                 "--state-dir={}",
                 self.dir.path().join("engine").join(node).display()
             ),
-            format!("--stores={}", self.addresses().join(",")),
+            format!(
+                "--stores={}",
+                Self::named(self.via.get(node).unwrap_or(&self.ports)).join(",")
+            ),
         ];
         arguments.extend(self.identity(node));
-        let child = self.spawn(&format!("engine-{node}"), &arguments);
+        let child = self.spawn(&format!("engine-{node}"), &arguments, Vec::new());
         self.engines.insert(node.to_owned(), child);
     }
 
