@@ -203,6 +203,7 @@ fn schema(value: &Value) -> Message {
     let mut message = Message::default();
     message.text(1, value.text(&["$ref"]));
     message.text(2, value.text(&["format"]));
+    message.text(4, value.text(&["description"]));
     message.texts(19, value.items(&["required"]));
     if let Some(values) = value.at(&["additionalProperties"]) {
         let mut item = Message::default();

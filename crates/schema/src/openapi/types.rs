@@ -2,17 +2,23 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Flavour;
+use super::{Describe, Flavour};
 use crate::facts::{Field, Inner, ListType, Scalar, Shape, TypeId, Wrap, facts};
 
 /// The schema of a definition.
-pub(super) fn definition(id: TypeId, flavour: Flavour) -> Value {
+pub(super) fn definition(id: TypeId, flavour: Flavour, describe: Describe<'_>) -> Value {
     let facts = facts();
     let ty = facts.get(id);
-    if let Some(leaf) = ty.scalar {
-        return scalar(leaf, flavour);
-    }
     let mut schema = Map::new();
+    if let Some(words) = describe(ty.name, "") {
+        schema.insert("description".into(), words.into());
+    }
+    if let Some(leaf) = ty.scalar {
+        if let Value::Object(leaf) = scalar(leaf, flavour) {
+            schema.extend(leaf);
+        }
+        return schema.into();
+    }
     schema.insert("type".into(), "object".into());
     let fields = facts.fields(id);
     let required: Vec<&str> = fields.iter().filter(|f| f.required).map(|f| f.name).collect();
@@ -22,7 +28,7 @@ pub(super) fn definition(id: TypeId, flavour: Flavour) -> Value {
     if !fields.is_empty() {
         let properties: Map<String, Value> = fields
             .iter()
-            .map(|f| (f.name.to_owned(), property(f, flavour)))
+            .map(|f| (f.name.to_owned(), property(f, flavour, describe(ty.name, f.name))))
             .collect();
         schema.insert("properties".into(), properties.into());
     }
@@ -39,9 +45,12 @@ pub(super) fn definition(id: TypeId, flavour: Flavour) -> Value {
     schema.into()
 }
 
-fn property(field: &Field, flavour: Flavour) -> Value {
+fn property(field: &Field, flavour: Flavour, description: Option<&str>) -> Value {
     let mut schema = shape(field.shape, flavour);
     let mut extensions: Vec<(&str, Value)> = Vec::new();
+    if let Some(words) = description {
+        extensions.push(("description", words.into()));
+    }
     match field.list {
         ListType::Unset => {}
         ListType::Atomic => extensions.push(("x-kubernetes-list-type", "atomic".into())),

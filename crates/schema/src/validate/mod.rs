@@ -98,10 +98,10 @@ pub fn validate_status_update(resource: &Resource, old: &Value, new: &Value) -> 
     let mut c = Causes::default();
     meta::metadata_update(&mut c, old, new);
     meta::metadata(&mut c, resource, new);
-    if !crate::value::same(old.get("status"), new.get("status")) {
-        if let Some(rules) = table::rules(&resource.group, &resource.plural) {
-            (rules.status)(&mut c, old, new);
-        }
+    if !crate::value::same(old.get("status"), new.get("status"))
+        && let Some(rules) = table::rules(&resource.group, &resource.plural)
+    {
+        (rules.status)(&mut c, old, new);
     }
     custom_update(c.into_vec(), resource, old, new)
 }

@@ -63,7 +63,7 @@ fn spec(c: &mut Causes, spec: &Value) {
     c.field(spec, "selector", meta::labels);
     affinity(c, spec);
     self::ports(c, spec, kind);
-    c.texts(spec, "externalIPs", |c, ip| reachable_ip(c, ip));
+    c.texts(spec, "externalIPs", reachable_ip);
     policies(c, spec, kind);
     balancer(c, spec, kind);
     let distributions = ["PreferClose", "PreferSameNode", "PreferSameZone"];

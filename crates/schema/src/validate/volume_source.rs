@@ -34,21 +34,18 @@ pub(super) fn shared(c: &mut Causes, kind: &str, source: &Value, persistent: boo
         }
     }
     match kind {
-        "emptyDir" => {
+        "emptyDir"
             if source
                 .at(&["sizeLimit"])
-                .is_some_and(|size| resources::quantity(size).is_negative())
-            {
-                c.at("sizeLimit", |c| {
-                    c.forbidden("SizeLimit field must be a valid resource quantity")
-                });
-            }
+                .is_some_and(|size| resources::quantity(size).is_negative()) =>
+        {
+            c.at("sizeLimit", |c| {
+                c.forbidden("SizeLimit field must be a valid resource quantity")
+            });
         }
         "hostPath" => host_path(c, source),
-        "awsElasticBlockStore" | "gcePersistentDisk" => {
-            if source.int(&["partition"]) != Some(0) {
-                c.in_range(source, "partition", 1..=255);
-            }
+        "awsElasticBlockStore" | "gcePersistentDisk" if source.int(&["partition"]) != Some(0) => {
+            c.in_range(source, "partition", 1..=255);
         }
         "nfs" => {
             let path = source.text(&["path"]);
@@ -58,10 +55,8 @@ pub(super) fn shared(c: &mut Causes, kind: &str, source: &Value, persistent: boo
         }
         "iscsi" => iscsi(c, source),
         "fc" => fibre_channel(c, source),
-        "rbd" | "cephfs" => {
-            if source.items(&["monitors"]).is_empty() {
-                c.at("monitors", |c| c.required(""));
-            }
+        "rbd" | "cephfs" if source.items(&["monitors"]).is_empty() => {
+            c.at("monitors", |c| c.required(""));
         }
         "cinder" => c.field(source, "secretRef", |c, secret| {
             c.text_required(secret, "name");
