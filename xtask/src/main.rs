@@ -5,6 +5,7 @@
 
 mod bench;
 mod bench_api;
+mod conformance;
 mod packages;
 mod run;
 mod schema;
@@ -26,6 +27,7 @@ Developer commands of Hikube.
   cargo xtask bench          measure start, idle memory and CPU of a running cluster
   cargo xtask bench volume   measure a replicated volume against the disk below it (--help: options)
   cargo xtask bench api      the API server beside bare etcd: --seconds N, --watchers N
+  cargo xtask conformance    upstream's own end-to-end suite, into docs/conformance.md (--help: options)
   cargo xtask schema S D     derive the facts of the API anew from swagger.json and aggregated discovery
 
 Examples:
@@ -57,6 +59,7 @@ fn dispatch() -> Result<()> {
         "sim" => suite::simulate(&rest),
         "chaos" => suite::cluster(&["--chaos"], &rest),
         "bench" => bench::run(&rest),
+        "conformance" => conformance::run(&rest),
         "schema" => schema::run(&rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");

@@ -7,6 +7,7 @@ use crate::http::query::Query;
 use crate::http::request::RequestInfo;
 use crate::http::status::Status;
 use crate::server::Server;
+use crate::yaml;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body_util::{BodyExt, Limited};
@@ -105,7 +106,7 @@ impl Call {
     pub fn decode(&self, body: &[u8]) -> Result<Document, Status> {
         match self.media_type() {
             "" | "application/json" => decode_json(body),
-            "application/yaml" | "text/yaml" | "application/x-yaml" => decode_yaml(body),
+            "application/yaml" | "text/yaml" | "application/x-yaml" => yaml::decode(body),
             PROTOBUF => decode_protobuf(body),
             other => Err(Status::unsupported_media_type(format!(
                 "the body of the request was in an unknown format - accepted media types include: application/json, \
@@ -149,14 +150,4 @@ fn decode_protobuf(body: &[u8]) -> Result<Document, Status> {
         }
         Err(error) => Err(Status::bad_request(error.to_string())),
     }
-}
-
-/// Decodes YAML.
-pub fn decode_yaml(body: &[u8]) -> Result<Document, Status> {
-    let value: Value = yaml_serde::from_slice(body)
-        .map_err(|e| Status::bad_request(format!("error converting YAML to JSON: {e}")))?;
-    Ok(Document {
-        value,
-        duplicates: Vec::new(),
-    })
 }

@@ -27,6 +27,7 @@ mod services;
 mod store;
 mod time;
 mod tokens;
+mod yaml;
 
 use server::Server;
 use state::etcd::EtcdStore;

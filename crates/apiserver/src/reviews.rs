@@ -3,6 +3,7 @@
 use crate::authn::{User, token};
 use crate::authz::{Attributes, Rule};
 use crate::call::{Call, Response};
+use crate::http::accept::{ACCEPTED, Shape};
 use crate::http::respond;
 use crate::http::status::Status;
 use crate::rest::{check_kind, subresource};
@@ -14,6 +15,7 @@ pub async fn answer(call: &Call, resource: &'static Resource, body: &[u8]) -> Re
     if resource.is("", "bindings") {
         return subresource::post_binding(call, body).await;
     }
+    refuse_table(call)?;
     let mut review = call.decode(body)?.value;
     check_kind(resource, &mut review)?;
     // Answers must not be older than the rights that the client has just written.
@@ -38,6 +40,14 @@ pub async fn answer(call: &Call, resource: &'static Resource, body: &[u8]) -> Re
         review["metadata"] = json!({"creationTimestamp": null});
     }
     respond::value(call.accept, 201, &review)
+}
+
+/// An answer is no object with columns.
+fn refuse_table(call: &Call) -> Result<(), Status> {
+    match call.accept.shape {
+        Shape::Table(_) => Err(Status::not_acceptable(ACCEPTED)),
+        Shape::Full | Shape::Metadata(_) => Ok(()),
+    }
 }
 
 fn token_review(call: &Call, spec: &Value) -> Value {

@@ -137,6 +137,7 @@ impl Filesystem for VolumeFs {
                 Err(errno) => reply.error(Errno::from_i32(errno)),
             }),
         );
+        self.device.start();
     }
 
     fn write(
@@ -168,6 +169,7 @@ impl Filesystem for VolumeFs {
                 Err(errno) => reply.error(Errno::from_i32(errno)),
             }),
         );
+        self.device.start();
     }
 
     fn flush(&self, _request: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
@@ -177,6 +179,7 @@ impl Filesystem for VolumeFs {
 
     fn fsync(&self, _request: &Request, _: INodeNo, _: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         self.device.flush(answer(reply));
+        self.device.start();
     }
 
     fn fallocate(
@@ -202,6 +205,7 @@ impl Filesystem for VolumeFs {
             return reply.ok();
         }
         self.device.zero(offset, length, discard, answer(reply));
+        self.device.start();
     }
 
     fn readdir(

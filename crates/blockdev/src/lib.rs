@@ -30,7 +30,8 @@ pub type Done<T> = Box<dyn FnOnce(Result<T, i32>) + Send>;
 /// Semantics are Linux's: a completed write may be volatile until a later flush; FLUSH covers every request
 /// completed before it was submitted; FUA completes on stable media.
 ///
-/// The calls return at once; a device that is busy holds its requests back by completing them later.
+/// The calls return at once; a device that is busy holds its requests back by completing them later. After the last of
+/// the requests that come together, [`BlockDevice::start`] must be called: until then a device may gather them.
 pub trait BlockDevice: Send + Sync + 'static {
     /// Size in bytes now; may grow.
     fn size_bytes(&self) -> u64;
@@ -42,6 +43,8 @@ pub trait BlockDevice: Send + Sync + 'static {
     fn flush(&self, done: Done<()>);
     /// Makes the range read as zeroes; with `discard` its space may be freed.
     fn zero(&self, offset: u64, len: u64, discard: bool, done: Done<()>);
+    /// Begins what was submitted before it, at the latest.
+    fn start(&self) {}
     /// What is allocated from `offset` on, in order and without gaps: at least one extent that is not empty, at
     /// most `len` bytes of them. Saying [`Allocation::Data`] is always right, if not always helpful.
     fn extents(&self, offset: u64, len: u64, done: Done<Vec<Extent>>) {

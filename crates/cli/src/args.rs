@@ -153,17 +153,19 @@ pub struct StatusArgs {
     #[command(flatten)]
     pub name: Name,
     /// Format of the output.
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    pub output: Output,
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
 }
 
 /// Format of the output.
-#[derive(Clone, Copy, ValueEnum)]
-pub enum Output {
-    /// For people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Columns, for people.
     Table,
-    /// For programs.
+    /// JSON.
     Json,
+    /// YAML.
+    Yaml,
 }
 
 #[derive(Subcommand)]

@@ -1,7 +1,19 @@
-//! Output for people.
+//! Output for people and for programs.
 
+use crate::args::Format;
+use anyhow::Result;
 use platform::cluster::{Status, Summary};
+use serde::Serialize;
 use std::fmt::Write;
+
+/// Prints what a program asked for; a table is JSON here, since its columns are somebody else's.
+pub fn value(format: Format, value: &impl Serialize) -> Result<()> {
+    match format {
+        Format::Yaml => say_part!("{}", yaml_serde::to_string(value)?),
+        Format::Json | Format::Table => say!("{}", serde_json::to_string_pretty(value)?),
+    }
+    Ok(())
+}
 
 /// A command's error. A manifest's problems come one to a line, each with its path, and nothing else.
 pub fn error(error: &anyhow::Error) -> String {

@@ -113,8 +113,8 @@ fn delete(args: &DeleteArgs) -> Result<()> {
 fn status(args: &StatusArgs) -> Result<()> {
     let status = runtime()?.block_on(cluster::status(&args.name.name))?;
     match args.output {
-        Output::Json => say!("{}", serde_json::to_string_pretty(&status)?),
-        Output::Table => say_part!("{}", show::status(&status)),
+        Format::Table => say_part!("{}", show::status(&status)),
+        format => show::value(format, &status)?,
     }
     Ok(())
 }

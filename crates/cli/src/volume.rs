@@ -1,7 +1,9 @@
 //! `hikube volume`: works on stores and an engine alone, without Kubernetes.
 
+use crate::args::Format;
+use crate::show;
 use anyhow::{Context, Result, bail};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use protos::engine as api;
 use protos::engine::engine_client::EngineClient;
 use serde_json::{Value, json};
@@ -113,17 +115,6 @@ pub struct CreateArgs {
     common: CommonArgs,
 }
 
-/// Output formats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// Columns.
-    Table,
-    /// JSON.
-    Json,
-    /// YAML.
-    Yaml,
-}
-
 /// Runs a command.
 pub async fn run(command: VolumeCommand) -> Result<()> {
     match command {
@@ -221,7 +212,7 @@ async fn list(common: &CommonArgs) -> Result<()> {
             say_part!("{}", columns(&rows));
             Ok(())
         }
-        _ => print_value(common.output, &Value::Array(volumes.iter().map(value).collect())),
+        _ => show::value(common.output, &Value::Array(volumes.iter().map(value).collect())),
     }
 }
 
@@ -273,7 +264,7 @@ async fn attach(args: &IdArgs, request: api::AttachVolumeRequest) -> Result<()> 
         Format::Table => say!("{}", answer.device_path),
         format => {
             let value = json!({"devicePath": answer.device_path, "epoch": answer.epoch});
-            print_value(format, &value)?;
+            show::value(format, &value)?;
         }
     }
     Ok(())
@@ -322,7 +313,7 @@ async fn verify(args: &IdArgs) -> Result<()> {
             "differences": report.differences,
             "checksums": checksums,
         });
-        print_value(args.common.output, &value)?;
+        show::value(args.common.output, &value)?;
     }
     if !report.equal {
         bail!("the replicas of volume {} differ", args.id);
@@ -410,7 +401,7 @@ fn explain(status: tonic::Status) -> anyhow::Error {
 
 fn show(common: &CommonArgs, volume: &api::Volume) -> Result<()> {
     if common.output != Format::Table {
-        return print_value(common.output, &value(volume));
+        return show::value(common.output, &value(volume));
     }
     let mut labels: Vec<_> = volume.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     labels.sort();
@@ -479,14 +470,6 @@ fn value(volume: &api::Volume) -> Value {
         "devicePath": volume.device_path,
         "replicas": replicas.collect::<Vec<_>>(),
     })
-}
-
-fn print_value(format: Format, value: &Value) -> Result<()> {
-    match format {
-        Format::Yaml => say_part!("{}", yaml_serde::to_string(value)?),
-        _ => say!("{}", serde_json::to_string_pretty(value)?),
-    }
-    Ok(())
 }
 
 fn dash(text: &str) -> String {

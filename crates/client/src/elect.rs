@@ -30,6 +30,9 @@ const NAMESPACE: &str = "kube-system";
 struct Observed {
     spec: Option<LeaseSpec>,
     at: Instant,
+    /// The Lease as we last wrote it. The holder renews it without reading it first: its resource version says
+    /// whether somebody else wrote in between.
+    ours: Option<Lease>,
 }
 
 /// Takes part in the election for ever. While this candidate leads, the future made by `work` runs; it is
@@ -44,6 +47,7 @@ where
     let mut observed = Observed {
         spec: None,
         at: Instant::now(),
+        ours: None,
     };
     loop {
         // Bounded, so that a connection that hangs does not keep this candidate out.
@@ -89,7 +93,14 @@ async fn attempt(api: &Api<Lease>, election: &Election, observed: &mut Observed)
 }
 
 async fn try_attempt(api: &Api<Lease>, election: &Election, observed: &mut Observed) -> kube::Result<bool> {
-    let Some(mut lease) = api.get_opt(&election.name).await? else {
+    // Taken: whatever goes wrong, the next attempt reads.
+    if let Some(lease) = observed.ours.take() {
+        match write(api, election, lease, observed).await {
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            other => return other.map(|()| true),
+        }
+    }
+    let Some(lease) = api.get_opt(&election.name).await? else {
         let lease = Lease {
             metadata: ObjectMeta {
                 name: Some(election.name.clone()),
@@ -103,19 +114,31 @@ async fn try_attempt(api: &Api<Lease>, election: &Election, observed: &mut Obser
         observed.spec.clone_from(&lease.spec);
         observed.at = Instant::now();
     }
-    let old = lease.spec.clone().unwrap_or_default();
-    let holder = old.holder_identity.clone().unwrap_or_default();
+    let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone());
+    let holder = holder.unwrap_or_default();
     if holder != election.identity && !holder.is_empty() && observed.at.elapsed() < LEASE_DURATION {
         return Ok(false);
     }
+    write(api, election, lease, observed).await.map(|()| true)
+}
+
+/// Makes the lease ours from now on. The resource version makes this a compare-and-swap: of two candidates one gets
+/// a conflict.
+async fn write(
+    api: &Api<Lease>,
+    election: &Election,
+    mut lease: Lease,
+    observed: &mut Observed,
+) -> kube::Result<()> {
+    let old = lease.spec.take().unwrap_or_default();
     lease.spec = Some(held_by(election, Some(&old)));
-    // The resource version makes this a compare-and-swap: of two candidates one gets a conflict.
     let updated = api
         .replace(&election.name, &PostParams::default(), &lease)
         .await?;
-    observed.spec = updated.spec;
+    observed.spec.clone_from(&updated.spec);
     observed.at = Instant::now();
-    Ok(true)
+    observed.ours = Some(updated);
+    Ok(())
 }
 
 fn held_by(election: &Election, old: Option<&LeaseSpec>) -> LeaseSpec {
@@ -179,5 +202,80 @@ mod tests {
         let led = timeout(RENEW_DEADLINE + RETRY_PERIOD * 3, lead(&election, || async { 7 }));
         assert_eq!(led.await.unwrap(), 7);
         assert_eq!(requests.load(Ordering::SeqCst), 3);
+    }
+
+    /// A server with one Lease, and what was asked of it.
+    type Server = Arc<parking_lot::Mutex<(Option<Lease>, Vec<String>)>>;
+
+    async fn serve(server: Server, request: http::Request<Body>) -> http::Response<Body> {
+        let method = request.method().to_string();
+        let body = request.into_body().collect_bytes().await.unwrap();
+        let mut server = server.lock();
+        server.1.push(method.clone());
+        if method == "GET" {
+            return match &server.0 {
+                Some(lease) => json(200, lease),
+                None => answer(
+                    404,
+                    r#"{"kind": "Status", "status": "Failure", "reason": "NotFound", "message": "", "code": 404}"#,
+                ),
+            };
+        }
+        let mut sent: Lease = serde_json::from_slice(&body).unwrap();
+        let stored = server
+            .0
+            .as_ref()
+            .and_then(|l| l.metadata.resource_version.clone());
+        if method == "PUT" && stored != sent.metadata.resource_version {
+            return answer(
+                409,
+                r#"{"kind": "Status", "status": "Failure", "reason": "Conflict", "message": "", "code": 409}"#,
+            );
+        }
+        let next = stored.map_or(1, |v| v.parse::<u64>().unwrap() + 1);
+        sent.metadata.resource_version = Some(next.to_string());
+        server.0 = Some(sent.clone());
+        json(200, &sent)
+    }
+
+    fn json(code: u16, lease: &Lease) -> http::Response<Body> {
+        let body = Body::from(serde_json::to_vec(lease).unwrap());
+        http::Response::builder().status(code).body(body).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_holder_renews_without_reading_and_reads_after_a_conflict() {
+        let server = Server::default();
+        let asked = server.clone();
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let server = server.clone();
+            async move { Ok::<_, tower::BoxError>(serve(server, request).await) }
+        });
+        let election = Election {
+            client: kube::Client::new(service, "default"),
+            name: "l".into(),
+            identity: "me".into(),
+        };
+        let api: Api<Lease> = Api::namespaced(election.client.clone(), NAMESPACE);
+        let mut observed = Observed {
+            spec: None,
+            at: Instant::now(),
+            ours: None,
+        };
+        for _ in 0..4 {
+            assert!(try_attempt(&api, &election, &mut observed).await.unwrap());
+        }
+        assert_eq!(asked.lock().1, ["GET", "POST", "GET", "PUT", "PUT", "PUT"]);
+        // Another candidate took it: the next renewal notices, and does not take it back.
+        {
+            let mut server = asked.lock();
+            let lease = server.0.as_mut().unwrap();
+            lease.metadata.resource_version = Some("9".into());
+            lease.spec.as_mut().unwrap().holder_identity = Some("other".into());
+            server.1.clear();
+        }
+        assert!(!try_attempt(&api, &election, &mut observed).await.unwrap());
+        assert!(!try_attempt(&api, &election, &mut observed).await.unwrap());
+        assert_eq!(asked.lock().1, ["PUT", "GET", "GET"]);
     }
 }

@@ -22,6 +22,8 @@ pub struct Cluster {
     /// Traces of clusters that were on the machine before this run.
     pub before: Vec<String>,
     kubectl: PathBuf,
+    /// How long its certificates are valid; unset, as long as `hikube up` likes.
+    pub certificate_lifetime: Option<Duration>,
 }
 
 impl Cluster {
@@ -40,6 +42,7 @@ impl Cluster {
             dir,
             before: traces::find(name)?,
             kubectl: "kubectl".into(),
+            certificate_lifetime: None,
         })
     }
 
@@ -61,22 +64,25 @@ impl Cluster {
     /// Brings the cluster up; how long it took.
     pub fn up(&self) -> Result<Duration> {
         let start = Instant::now();
-        let said = output(&mut self.hikube(&["up"]))?;
+        let said = output(&mut self.hikube_up(&[]))?;
         let took = start.elapsed();
         print!("{said}");
-        self.write_kubeconfig()?;
         Ok(took)
     }
 
-    /// Writes what `hikube kubeconfig` prints where kubectl finds it.
-    pub fn write_kubeconfig(&self) -> Result<()> {
-        let kubeconfig = output(&mut self.hikube(&["kubeconfig"]))?;
-        std::fs::write(self.kubeconfig(), kubeconfig).context("write kubeconfig")
+    /// `hikube up ARGS --name NAME`. Certificates get the lifetime of this run each time: `up` applies what it is told.
+    pub fn hikube_up(&self, args: &[&str]) -> Command {
+        let mut command = self.hikube(&["up"]);
+        if let Some(lifetime) = self.certificate_lifetime {
+            command.arg(format!("--certificate-lifetime={}s", lifetime.as_secs()));
+        }
+        command.args(args);
+        command
     }
 
-    /// Path of the kubeconfig.
+    /// Path of the kubeconfig that `hikube up` names. Not a copy: its certificate is renewed.
     pub fn kubeconfig(&self) -> PathBuf {
-        self.dir.join("kubeconfig")
+        self.state_dir().join("admin.kubeconfig")
     }
 
     /// `kubectl ARGS`.

@@ -15,7 +15,7 @@ mod traces;
 use anyhow::{Context, Result, bail};
 use cluster::Cluster;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What to run and how.
 struct Options {
@@ -69,14 +69,14 @@ fn main() -> ExitCode {
 /// Runs the steps in order and returns how many failed. A step that the later ones build on ends the run.
 fn run() -> Result<usize> {
     let options = options()?;
-    let cluster = Cluster::new(&options.name)?;
-    // With `--only` the cluster may be there already.
-    let _ = cluster.write_kubeconfig();
+    let mut cluster = Cluster::new(&options.name)?;
     let steps: Vec<steps::Step> = if options.chaos {
         steps::chaos(options.rounds)
     } else if options.bench {
         steps::bench()
     } else {
+        // Short, so that the whole test runs on renewed certificates.
+        cluster.certificate_lifetime = Some(Duration::from_secs(120));
         steps::acceptance()
     };
     let (mut passed, mut failed) = (0, 0);

@@ -6,6 +6,8 @@ pub mod api;
 mod clock;
 pub mod core;
 pub mod engine;
+pub mod fuzz;
+mod inbox;
 mod memory;
 pub mod net;
 pub mod sim;

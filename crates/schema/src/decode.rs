@@ -16,10 +16,16 @@ pub struct Decoded {
 
 /// Parses a JSON document.
 pub fn parse(bytes: &[u8]) -> Result<Decoded, serde_json::Error> {
-    let mut state = State::default();
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = Node { state: &mut state }.deserialize(&mut deserializer)?;
+    let decoded = read(&mut deserializer)?;
     deserializer.end()?;
+    Ok(decoded)
+}
+
+/// Reads a document of any format.
+pub fn read<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Decoded, D::Error> {
+    let mut state = State::default();
+    let value = Node { state: &mut state }.deserialize(deserializer)?;
     Ok(Decoded {
         value,
         duplicates: state.duplicates,

@@ -165,6 +165,18 @@ pub fn is_selectable(resource: &Resource, field: &str) -> bool {
             .is_some_and(|custom| custom.selectable.iter().any(|(name, _)| name == field))
 }
 
+/// The selector in the vocabulary of the version in which the resource is stored, whose fields [`field_labels`] has.
+pub fn stored_selector(resource: &Resource, selector: &FieldSelector) -> FieldSelector {
+    if !resource.is("events.k8s.io", "events") {
+        return selector.clone();
+    }
+    selector.renamed(|field| match field.strip_prefix("regarding.") {
+        Some(rest) => format!("involvedObject.{rest}"),
+        None if field == "reportingController" => "reportingComponent".to_owned(),
+        None => field.to_owned(),
+    })
+}
+
 /// Refuses a selector that names another field, in upstream's words.
 pub fn check_field_selector(resource: &Resource, selector: &FieldSelector) -> Result<(), SelectorError> {
     for field in selector.fields() {
@@ -186,6 +198,25 @@ mod tests {
     use super::*;
     use crate::registry;
     use serde_json::json;
+
+    #[test]
+    fn events_are_selected_in_both_vocabularies() {
+        let stored = registry().find("", "v1", "events").unwrap();
+        let event =
+            json!({"metadata": {"name": "a"}, "involvedObject": {"kind": "Pod"}, "reportingComponent": "c"});
+        let fields = field_labels(stored, &event);
+        let newer = registry().find("events.k8s.io", "v1", "events").unwrap();
+        for (resource, text) in [
+            (stored, "involvedObject.kind=Pod,reportingComponent=c,source=c"),
+            (newer, "regarding.kind=Pod,reportingController=c,metadata.name=a"),
+        ] {
+            let selector = FieldSelector::parse(text).unwrap();
+            check_field_selector(resource, &selector).unwrap();
+            assert!(stored_selector(resource, &selector).matches(&fields), "{text}");
+        }
+        let other = FieldSelector::parse("reportingController!=c").unwrap();
+        assert!(!stored_selector(newer, &other).matches(&fields));
+    }
 
     #[test]
     fn pods_have_nodes_and_phases() {

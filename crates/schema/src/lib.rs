@@ -41,7 +41,7 @@ mod validate;
 mod value;
 
 pub use defaults::{default, default_kind};
-pub use fields::{check_field_selector, field_labels, is_selectable};
+pub use fields::{check_field_selector, field_labels, is_selectable, stored_selector};
 pub use merge::merge_patch;
 pub use prune::{FieldIssue, IssueKind, prune, prune_kind};
 pub use registry::{Registry, Resource, Subresource, Text, registry};

@@ -4,7 +4,9 @@ use super::issuer::Issuer;
 use super::{AUTHENTICATED, SERVICE_ACCOUNT_PREFIX, SERVICE_ACCOUNTS, User};
 use crate::store::Store;
 use crate::time;
+use serde::Deserialize;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 
 /// What a token is for.
 #[derive(Clone, Debug, Default)]
@@ -134,14 +136,28 @@ fn exists(store: &Store, plural: &str, namespace: &str, name: &str, uid: &str) -
     /// Upstream's leeway: containers that stop may still use the API.
     const DELETION_LEEWAY_SECONDS: i64 = 60;
     let object = store.cached_by_name("", plural, namespace, name)?;
-    let value = object.value();
-    let metadata = &value["metadata"];
-    let deleted = metadata["deletionTimestamp"]
-        .as_str()
-        .and_then(time::parse)
-        .unwrap_or(i64::MAX);
+    // With each request: only what is asked for is read, the rest is skipped where it lies.
+    let Identified { metadata } = serde_json::from_slice(&object.bytes).ok()?;
+    let deleted = metadata.deletion_timestamp.and_then(|t| time::parse(&t));
+    let deleted = deleted.unwrap_or(i64::MAX);
     let usable = deleted.saturating_add(DELETION_LEEWAY_SECONDS) > time::unix_seconds();
-    (metadata["uid"] == uid && usable).then_some(())
+    (metadata.uid == uid && usable).then_some(())
+}
+
+/// What [`exists`] reads of an object.
+#[derive(Deserialize)]
+struct Identified<'a> {
+    #[serde(borrow)]
+    metadata: Identity<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Identity<'a> {
+    #[serde(borrow)]
+    uid: Cow<'a, str>,
+    #[serde(borrow)]
+    deletion_timestamp: Option<Cow<'a, str>>,
 }
 
 /// A string or a list of strings.

@@ -37,7 +37,7 @@ pub struct Accept {
 pub const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 /// What can be sent of built-in resources, and of those whose types are not known here.
-const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+pub const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 const ACCEPTED_CUSTOM: &str = "application/json, application/yaml";
 
 impl Accept {

@@ -4,9 +4,10 @@ use super::managed::Writer;
 use super::update::{self, Part};
 use super::{create, meta};
 use crate::authz::{Attributes, refusal};
-use crate::call::{Call, Response, decode_yaml};
+use crate::call::{Call, FieldValidation, Response};
 use crate::http::respond;
 use crate::http::status::Status;
+use crate::yaml;
 use schema::apply::ApplyError;
 use schema::{IssueKind, Resource};
 use serde_json::{Value, json};
@@ -65,9 +66,10 @@ pub fn force(call: &Call) -> Result<bool, Status> {
 
 /// Reads and checks the configuration.
 fn configuration(call: &Call, resource: &Resource, body: &[u8]) -> Result<Value, Status> {
-    let mut config = decode_yaml(body)
-        .map_err(|status| Status::bad_request(format!("error decoding YAML: {}", status.message)))?
-        .value;
+    let document = yaml::decode(body)
+        .map_err(|status| Status::bad_request(format!("error decoding YAML: {}", status.message)))?;
+    tell_duplicates(call, document.duplicates)?;
+    let mut config = document.value;
     if !config.is_object() {
         return Err(Status::bad_request(
             "error decoding YAML: the configuration is not an object",
@@ -115,6 +117,21 @@ fn configuration(call: &Call, resource: &Resource, body: &[u8]) -> Result<Value,
         metadata.shift_remove("selfLink");
     }
     Ok(config)
+}
+
+/// Keys that occur twice in the configuration, as the client wants to hear of them.
+fn tell_duplicates(call: &Call, duplicates: Vec<String>) -> Result<(), Status> {
+    match call.field_validation()? {
+        FieldValidation::Strict if !duplicates.is_empty() => Err(Status::bad_request(format!(
+            "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  {}",
+            duplicates.join("\n  ")
+        ))),
+        FieldValidation::Warn => {
+            duplicates.into_iter().for_each(|text| call.warn(text));
+            Ok(())
+        }
+        FieldValidation::Strict | FieldValidation::Ignore => Ok(()),
+    }
 }
 
 fn untyped(call: &Call, resource: &Resource, problem: &str) -> Status {

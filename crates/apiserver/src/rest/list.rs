@@ -40,6 +40,7 @@ impl Selectors {
                 )));
             }
         }
+        let fields = schema::stored_selector(resource, &fields);
         let name = (!call.info.name.is_empty()).then(|| call.info.name.clone());
         Ok(Self { labels, fields, name })
     }

@@ -55,6 +55,7 @@ impl Patch {
         match self {
             Self::Json(patch) => {
                 let mut new = old.clone();
+                show_empty(resource, &mut new);
                 json_patch::patch(&mut new, patch).map_err(|e| {
                     Status::new(
                         422,
@@ -68,6 +69,18 @@ impl Patch {
             Self::Strategic(patch) => schema::strategic_merge(resource, old, patch)
                 .map_err(|e| Status::new(422, "Invalid", e.to_string())),
         }
+    }
+}
+
+/// Puts an empty status where an object of a built-in kind has none: that is how clients have seen it from upstream's
+/// server, and a JSON patch adds only to what is there.
+fn show_empty(resource: &Resource, object: &mut Value) {
+    if resource.has_status
+        && !resource.is_custom()
+        && let Some(o) = object.as_object_mut()
+    {
+        o.entry("status")
+            .or_insert_with(|| Value::Object(serde_json::Map::new()));
     }
 }
 
@@ -118,4 +131,25 @@ pub async fn patch(
         200,
         outcome.object(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_json_patch_adds_below_a_status_that_is_not_there() {
+        let resource = schema::registry()
+            .find("resource.k8s.io", "v1", "resourceclaims")
+            .unwrap();
+        let patch = json!([{"op": "add", "path": "/status/allocation", "value": {}}]);
+        let patch = Patch::Json(serde_json::from_value(patch).unwrap());
+        let new = patch.apply(resource, &json!({"metadata": {}})).unwrap();
+        assert_eq!(new, json!({"metadata": {}, "status": {"allocation": {}}}));
+        let storage = schema::registry()
+            .find("storage.k8s.io", "v1", "storageclasses")
+            .unwrap();
+        assert!(patch.apply(storage, &json!({"metadata": {}})).is_err());
+    }
 }

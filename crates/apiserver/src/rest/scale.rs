@@ -4,7 +4,7 @@ use super::managed::{self, Writer};
 use super::patch::Patch;
 use super::update::{self, Part};
 use super::{apply, check_kind_of, meta, read};
-use crate::call::{Call, Response, decode_yaml};
+use crate::call::{Call, Response};
 use crate::http::respond;
 use crate::http::status::Status;
 use crate::store::Version;
@@ -177,7 +177,7 @@ async fn changed(call: &Call, resource: &'static Resource, body: &[u8]) -> Resul
 
 /// Server-side apply: the number of replicas belongs to the client.
 async fn applied(call: &Call, resource: &'static Resource, body: &[u8]) -> Result<update::Outcome, Status> {
-    let mut scale = decode_yaml(body)?.value;
+    let mut scale = crate::yaml::decode(body)?.value;
     check_kind_of("autoscaling/v1", "Scale", &mut scale)?;
     let replicas = replicas(call, &scale)?;
     let force = apply::force(call)?;

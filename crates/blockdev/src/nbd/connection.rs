@@ -135,6 +135,7 @@ async fn transmit<S: AsyncRead + AsyncWrite + Unpin>(
         session,
         device,
         flight: flight.clone(),
+        submitted: false,
     };
     let receiving = async {
         let result = receiver.run().await;
@@ -190,6 +191,8 @@ struct Receiver<R> {
     session: Session,
     device: Arc<dyn BlockDevice>,
     flight: Arc<Flight>,
+    /// The device has requests that were not started.
+    submitted: bool,
 }
 
 impl<R: AsyncRead + Unpin> Receiver<R> {
@@ -202,15 +205,26 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
             let request = Request::parse(&header)?;
             let judged = request::judge(&request, &self.session, self.device.size_bytes());
             let weight = match judged {
-                Ok(Command::Disconnect) => return Ok(()),
+                Ok(Command::Disconnect) => {
+                    self.start();
+                    return Ok(());
+                }
                 Ok(Command::Read { .. } | Command::Write { .. }) => u64::from(request.len),
                 _ => 0,
             };
-            let ticket = self.flight.enter(request.cookie, weight).await;
+            let ticket = match self.flight.try_enter(request.cookie, weight) {
+                Some(ticket) => ticket,
+                None => {
+                    // What would make room must run.
+                    self.start();
+                    self.flight.enter(request.cookie, weight).await
+                }
+            };
             match judged {
                 Ok(command) => {
                     let payload = self.payload(request.payload_bytes() as usize).await?;
                     submit(&self.device, command, &request, payload, ticket);
+                    self.submitted = true;
                 }
                 Err(refusal) => {
                     self.skip(request.payload_bytes() as usize).await?;
@@ -223,9 +237,17 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
         }
     }
 
+    /// Starts what was submitted: requests that came in one piece go together.
+    fn start(&mut self) {
+        if std::mem::take(&mut self.submitted) {
+            self.device.start();
+        }
+    }
+
     /// Reads until the buffer has `len` bytes.
     async fn fill(&mut self, len: usize) -> Result<(), Error> {
         while self.buffer.len() < len {
+            self.start();
             let missing = len - self.buffer.len();
             if missing > READ_BYTES || self.buffer.capacity() - self.buffer.len() < READ_BYTES / 4 {
                 self.buffer.reserve(missing.max(READ_BYTES));
@@ -283,7 +305,10 @@ fn submit(
                 len.into(),
                 discard,
                 Box::new(move |result| match (result, after) {
-                    (Ok(()), Some(device)) => device.flush(done(ticket)),
+                    (Ok(()), Some(device)) => {
+                        device.flush(done(ticket));
+                        device.start();
+                    }
                     (result, _) => done(ticket)(result),
                 }),
             );

@@ -45,23 +45,29 @@ impl Flight {
     /// Waits for room for a request with `weight` bytes of data and takes it.
     pub async fn enter(self: &Arc<Self>, cookie: u64, weight: u64) -> Ticket {
         loop {
-            {
-                let mut state = self.state.lock();
-                let fits = state.bytes == 0 || state.bytes + weight <= MAX_IN_FLIGHT_BYTES;
-                if state.requests < MAX_IN_FLIGHT && fits {
-                    state.requests += 1;
-                    state.bytes += weight;
-                    return Ticket {
-                        flight: self.clone(),
-                        cookie,
-                        weight,
-                        answered: false,
-                    };
-                }
+            if let Some(ticket) = self.try_enter(cookie, weight) {
+                return ticket;
             }
             // A permit is kept if the writer made room between the look and the wait.
             self.room.notified().await;
         }
+    }
+
+    /// The same if there is room now.
+    pub fn try_enter(self: &Arc<Self>, cookie: u64, weight: u64) -> Option<Ticket> {
+        let mut state = self.state.lock();
+        let fits = state.bytes == 0 || state.bytes + weight <= MAX_IN_FLIGHT_BYTES;
+        if state.requests >= MAX_IN_FLIGHT || !fits {
+            return None;
+        }
+        state.requests += 1;
+        state.bytes += weight;
+        Some(Ticket {
+            flight: self.clone(),
+            cookie,
+            weight,
+            answered: false,
+        })
     }
 
     /// No more requests come.

@@ -3,9 +3,10 @@
 use crate::cluster::{Cluster, REGIONS, is_ready};
 use crate::processes;
 use crate::shell::{ensure, eventually, output, text};
+use crate::steps::workloads;
 use crate::traces;
 use anyhow::{Context, Result};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// `hikube up`: three Ready nodes with their labels, `/readyz`, status; a second `up` changes nothing.
@@ -41,6 +42,18 @@ pub fn up(cluster: &Cluster) -> Result<()> {
         status["controlPlanes"].as_array().is_some_and(|m| m.len() == 2),
         || format!("status: {status}"),
     )?;
+    let yaml = output(&mut cluster.hikube(&["status", "-o", "yaml"]))?;
+    ensure(
+        yaml.starts_with("etcd:\n- member:") || yaml.contains("\netcd:\n"),
+        || format!("status as YAML: {yaml}"),
+    )?;
+    let printed = cluster.dir.join("kubeconfig");
+    std::fs::write(&printed, output(&mut cluster.hikube(&["kubeconfig"]))?)?;
+    output(
+        Command::new("kubectl")
+            .args(["get", "nodes", "--kubeconfig"])
+            .arg(&printed),
+    )?;
     let before = processes::of_cluster(&cluster.name).len();
     let begin = Instant::now();
     cluster.up()?;
@@ -51,7 +64,7 @@ pub fn up(cluster: &Cluster) -> Result<()> {
     })?;
     // `hikube up | head -1`: the reader goes, the work does not.
     let mut child = cluster
-        .hikube(&["up"])
+        .hikube_up(&[])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
@@ -82,6 +95,26 @@ pub fn demo(cluster: &Cluster) -> Result<()> {
     print!("{said}");
     cluster.wait_healthy(Duration::from_secs(60))?;
     cluster.wait_replicated(Duration::from_secs(60))
+}
+
+/// Every certificate has run out by now, and been replaced, while everything above went on. What is left to show is
+/// that new connections of each kind are made: to the API server, a kubelet, etcd and the stores.
+pub fn certificates(cluster: &Cluster) -> Result<()> {
+    let lifetime = cluster
+        .certificate_lifetime
+        .context("this run has the usual lifetime")?;
+    let authority = cluster.state_dir().join("pki/cluster/ca.crt");
+    let made = std::fs::metadata(&authority)
+        .with_context(|| format!("read {}", authority.display()))?
+        .modified()?;
+    // The first ones are as old as their authority.
+    std::thread::sleep((lifetime + Duration::from_secs(1)).saturating_sub(made.elapsed()?));
+    cluster.wait_healthy(Duration::from_secs(60))?;
+    cluster.apply(&workloads::deployment("renewed", 1))?;
+    cluster.rolled_out("deployment/renewed", Duration::from_secs(60))?;
+    cluster.kube(&["exec", "deployment/renewed", "--", "true"])?;
+    cluster.kube(&["delete", "deployment", "renewed", "--wait=false"])?;
+    cluster.verify_volumes().map(drop)
 }
 
 /// Lines at WARN or ERROR that a killed or cut peer does not explain.

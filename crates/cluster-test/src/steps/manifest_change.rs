@@ -28,7 +28,7 @@ fn apply(cluster: &Cluster, manifest: &str, nodes: &[&str]) -> Result<()> {
         .write("changed.yaml", manifest)?
         .to_string_lossy()
         .into_owned();
-    output(&mut cluster.hikube(&["up", "-f", &file]))?;
+    output(&mut cluster.hikube_up(&["-f", &file]))?;
     let listed = cluster.json(&["get", "nodes"])?;
     let mut found: Vec<&str> = listed["items"]
         .as_array()

@@ -116,6 +116,11 @@ pub fn acceptance() -> Vec<Step> {
             control::kill_all,
         ),
         step(
+            "certificates",
+            "every certificate ran out and was renewed while all this ran",
+            lifecycle::certificates,
+        ),
+        step(
             "logs",
             "no component logged a warning or an error that nobody announced",
             lifecycle::logs,

@@ -10,6 +10,10 @@ use std::time::Duration;
 /// Silence towards the API and the stores after which a node's pods are certainly dead (see the timers in
 /// `docs/architecture.md`).
 pub const FENCED: Duration = Duration::from_secs(15);
+/// How long a leader must have watched the node's Lease stand still itself, so that an outage of the control plane is
+/// not taken for one of the nodes. Not [`FENCED`] once more: what fences is silence towards the stores, and they have
+/// counted since before a leader that was lost with the node could be replaced.
+const OBSERVED: Duration = Duration::from_secs(10);
 /// Pause before the storage is asked again when it has no answer, or a reassuring one.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
@@ -22,12 +26,11 @@ pub enum Verdict {
     Wait(Duration),
 }
 
-/// Decides. `since` is how long this leader itself has seen no sign of life: a new leader counts anew, so that
-/// an outage of the control plane is not taken for one of the nodes.
+/// Decides. `since` is how long this leader itself has seen no sign of life: a new leader counts anew.
 pub fn decide(since: Duration, contact: Contact) -> Verdict {
     match contact {
         Contact::SilentFor(silent) => {
-            let missing = FENCED.saturating_sub(silent).max(FENCED.saturating_sub(since));
+            let missing = FENCED.saturating_sub(silent).max(OBSERVED.saturating_sub(since));
             if missing.is_zero() {
                 Verdict::GiveUp
             } else {
@@ -58,7 +61,9 @@ mod tests {
         assert_eq!(decide(s(15), Contact::SilentFor(s(15))), Verdict::GiveUp);
         assert_eq!(decide(s(10), Contact::SilentFor(s(9))), Verdict::Wait(s(6)));
         // A new leader, though the stores have long been waiting.
-        assert_eq!(decide(s(8), Contact::SilentFor(s(600))), Verdict::Wait(s(7)));
+        assert_eq!(decide(s(8), Contact::SilentFor(s(600))), Verdict::Wait(s(2)));
+        assert_eq!(decide(s(10), Contact::SilentFor(s(15))), Verdict::GiveUp);
+        assert_eq!(decide(s(600), Contact::SilentFor(s(14))), Verdict::Wait(s(1)));
         // The API alone is out of reach.
         assert_eq!(decide(s(600), Contact::Heard), Verdict::Wait(ASK_AGAIN));
         assert_eq!(decide(s(600), Contact::Unknown), Verdict::Wait(ASK_AGAIN));

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
 /// Pause between checks of a server in use.
-const INTERVAL: Duration = Duration::from_millis(500);
+const INTERVAL: Duration = Duration::from_secs(1);
 /// Pause after a failed check: at first short, to be sure soon; then as long as clients tolerate until they find
 /// the server again.
 const RETRY_FIRST: Duration = Duration::from_millis(100);

@@ -2,12 +2,17 @@
 //! namespace for each node, routes between all of them, and masquerading towards the outside.
 //!
 //! Everything is idempotent: what exists is kept, what a reboot took is made again.
+//!
+//! The hardware address of an interface follows from its IP address. A bridge without one of its own takes the lowest
+//! of its ports, so it changes whenever a node comes or goes, and a node that is made again gets a random one; the
+//! neighbours would go on sending to the old one until their ARP entries expire, after 35 to 70 s.
 
 use super::programs::run;
 use super::{Error, io, netns};
 use crate::layout::Layout;
 use crate::plan::{Node, Plan, Region};
 use std::fmt::Write;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 /// Makes what is missing of the whole network. Regions in `cut` keep their uplink down.
@@ -100,6 +105,11 @@ fn ensure_host(layout: &Layout, plan: &Plan) -> Result<(), Error> {
     if !interface_exists(&bridge) {
         let _ = writeln!(batch, "link add {bridge} type bridge");
     }
+    let _ = writeln!(
+        batch,
+        "link set {bridge} address {}",
+        hardware_address(plan.host())
+    );
     let _ = writeln!(batch, "address replace {}/26 dev {bridge}", plan.host());
     let _ = writeln!(batch, "link set {bridge} up");
     for region in &plan.regions {
@@ -112,6 +122,12 @@ fn ensure_host(layout: &Layout, plan: &Plan) -> Result<(), Error> {
         forward_to_outside(layout, plan, &bridge)?;
     }
     Ok(())
+}
+
+/// A locally administered address that no other interface of this machine's clusters has.
+fn hardware_address(address: Ipv4Addr) -> String {
+    let [a, b, c, d] = address.octets();
+    format!("02:68:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
 }
 
 fn has_default_route() -> bool {
@@ -159,13 +175,16 @@ fn ensure_region(layout: &Layout, plan: &Plan, region: &Region) -> Result<(), Er
         run("ip", &["-batch", "-"], &batch)?;
         let mut batch = format!(
             "link set lo up\n\
+             link set uplink address {}\n\
              address add {}/26 dev uplink\n\
              link set uplink up\n\
-             link add nodes type bridge\n\
+             link add nodes address {} type bridge\n\
              address add {}/26 dev nodes\n\
              link set nodes up\n\
              route add default via {}\n",
+            hardware_address(region.uplink),
             region.uplink,
+            hardware_address(region.address),
             region.address,
             plan.host()
         );
@@ -201,10 +220,13 @@ fn ensure_node(layout: &Layout, plan: &Plan, node: &Node) -> Result<(), Error> {
         run("ip", &["-n", &region, "-batch", "-"], &batch)?;
         let batch = format!(
             "link set lo up\n\
+             link set eth0 address {}\n\
              address add {}/26 dev eth0\n\
              link set eth0 up\n\
              route add default via {}\n",
-            node.address, router.address
+            hardware_address(node.address),
+            node.address,
+            router.address
         );
         run("ip", &["-n", &name, "-batch", "-"], &batch)?;
         netns::within(&name, router_switches)??;

@@ -11,6 +11,8 @@ pub struct Load {
     pub block: &'static str,
     pub depth: u32,
     pub seconds: u32,
+    /// Not counted at the beginning.
+    pub ramp_seconds: u32,
     pub size: u64,
     /// A flush after so many writes; 0: none.
     pub flush_every: u32,
@@ -27,6 +29,7 @@ impl Load {
             block,
             depth,
             seconds,
+            ramp_seconds: 1,
             size,
             flush_every: 0,
             rate: 0,
@@ -65,7 +68,7 @@ impl Load {
             arguments.push(format!("--io_size={}", self.amount));
         } else {
             arguments.push("--time_based=1".into());
-            arguments.push("--ramp_time=1".into());
+            arguments.push(format!("--ramp_time={}", self.ramp_seconds));
             arguments.push(format!("--runtime={}", self.seconds));
         }
         arguments

@@ -43,8 +43,8 @@ struct Arguments {
     /// Size of volume and files, MiB.
     #[arg(long, default_value_t = 512)]
     size_mib: u64,
-    /// Scattered 4 KiB writes that a region misses, MiB. The design's figure is for 1024.
-    #[arg(long, default_value_t = 128)]
+    /// Scattered 4 KiB writes that a region misses, MiB, on a volume of twice the size.
+    #[arg(long, default_value_t = 1024)]
     catch_up_mib: u64,
     /// Volumes on the idle store.
     #[arg(long, default_value_t = 20)]
@@ -261,27 +261,38 @@ impl Bench {
         if !self.wants("catchup") {
             return;
         }
-        let mut sequential = self.load("write", "1M", 4);
-        sequential.amount = sequential.size;
-        let disk = self.raw(1, &sequential).bytes_per_second / MIB as f64;
-        let mut foreground = self.load("randwrite", "4k", 4);
-        foreground.rate = FOREGROUND_IOPS;
-        let before = self.nbd(&foreground);
-        self.cluster.kill_store(2);
         let missed = self.arguments.catch_up_mib * MIB;
-        let mut scattered = self.load("randwrite", "4k", 32);
+        let size = 2 * missed;
+        let load = |mode, block, depth| Load::new(mode, block, depth, self.arguments.seconds, size);
+        let mut sequential = load("write", "1M", 4);
+        sequential.amount = size;
+        let mut foreground = load("randwrite", "4k", 4);
+        foreground.rate = FOREGROUND_IOPS;
+        let mut scattered = load("randwrite", "4k", 32);
         scattered.amount = missed;
-        self.nbd(&scattered);
+        create(&mut self.client, "catchup", size).await;
+        let uri = serve(&self.cluster, &mut self.client, "catchup").await;
+        let nbd = |load: &Load| finish(start_nbd(&uri, load));
+        // Twice: the first time makes the file.
+        self.raw(1, &sequential);
+        let disk = self.raw(1, &sequential).bytes_per_second / MIB as f64;
+        nbd(&sequential);
+        let before = nbd(&foreground);
+        self.cluster.kill_store(2);
+        nbd(&scattered);
         // Blocks that were hit twice differ once.
-        let blocks = (self.arguments.size_mib * MIB / 4096) as f64;
+        let blocks = (size / 4096) as f64;
         let differing = blocks * (1.0 - (-(missed as f64 / 4096.0) / blocks).exp());
         foreground.seconds = 600;
-        let running = start_nbd(&self.uri, &foreground);
+        foreground.ramp_seconds = 0;
+        let running = start_nbd(&uri, &foreground);
         self.cluster.start_store(2);
         let store = Instant::now();
-        self.wait_copying().await;
+        self.wait_copying("catchup").await;
         let start = Instant::now();
-        self.wait_complete(Duration::from_secs(600)).await;
+        self.cluster
+            .wait_complete(&mut self.client, "catchup", Duration::from_secs(600))
+            .await;
         let took = start.elapsed();
         println!(
             "the store was back after {:?}, complete after {:?}",
@@ -301,9 +312,9 @@ impl Bench {
     }
 
     /// Waits until the engine is in contact with the store again.
-    async fn wait_copying(&mut self) {
+    async fn wait_copying(&mut self, id: &str) {
         let deadline = Instant::now() + Duration::from_secs(30);
-        while get(&mut self.client, "bench").await.replicas[2].state == "absent" {
+        while get(&mut self.client, id).await.replicas[2].state == "absent" {
             assert!(Instant::now() < deadline, "{}", self.cluster.logs());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

@@ -234,6 +234,10 @@ impl BlockDevice for CryptDevice {
         self.inner.extents(offset, len, done);
     }
 
+    fn start(&self) {
+        self.inner.start();
+    }
+
     fn block_bytes(&self) -> u32 {
         BLOCK as u32
     }

@@ -1,43 +1,36 @@
-//! The block device of an attached volume: passes requests to the volume's thread.
+//! The block device of an attached volume: passes requests to the volume's worker.
 
 use super::volume::{Input, Reply};
+use super::worker::Shared;
 use crate::core::engine::Op;
 use crate::core::types::BLOCK;
 use blockdev::nbd::reply::is_zero;
 use blockdev::{Allocation, BlockDevice, Done, Extent};
 use bytes::Bytes;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::Sender;
 
 /// Most bytes whose allocation is told at a time; a client asks again for the rest.
 const EXTENTS_BYTES: u64 = 4 << 20;
 
 /// The device.
 pub struct VolumeDevice {
-    inputs: Sender<Input>,
-    size_bytes: Arc<AtomicU64>,
+    volume: Arc<Shared>,
 }
 
 impl VolumeDevice {
-    /// Passes requests to `inputs`; `size_bytes` is kept by the volume.
-    pub fn new(inputs: Sender<Input>, size_bytes: Arc<AtomicU64>) -> Self {
-        Self { inputs, size_bytes }
+    /// Passes requests to `volume`.
+    pub fn new(volume: Arc<Shared>) -> Self {
+        Self { volume }
     }
 
     fn submit(&self, op: Op, reply: Reply) {
-        if let Err(refused) = self.inputs.send(Input::Submit(op, reply))
-            && let Input::Submit(_, reply) = refused.0
-        {
-            // The volume was closed; the kernel must still get its answer.
-            reply.complete(Err(crate::core::engine::OpError::Closed));
-        }
+        self.volume.put(Input::Submit(op, reply));
     }
 }
 
 impl BlockDevice for VolumeDevice {
     fn size_bytes(&self) -> u64 {
-        self.size_bytes.load(Ordering::Relaxed)
+        self.volume.size_bytes()
     }
 
     fn read(&self, offset: u64, len: u32, done: Done<Bytes>) {
@@ -61,6 +54,10 @@ impl BlockDevice for VolumeDevice {
         let len = len.min(EXTENTS_BYTES);
         let scan = move |result: Result<Bytes, i32>| done(result.map(|data| runs(offset, &data)));
         self.read(offset, len as u32, Box::new(scan));
+    }
+
+    fn start(&self) {
+        self.volume.drive();
     }
 
     fn zeroes_fast(&self) -> bool {

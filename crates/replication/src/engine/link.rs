@@ -4,6 +4,7 @@
 //! was stopped for a while and finds old answers in its socket learns nothing new from them.
 
 use super::volume::Input;
+use super::worker::Shared;
 use crate::clock;
 use crate::core::types::Nanos;
 use crate::core::wire::Message;
@@ -17,7 +18,6 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 use tokio::io::AsyncRead;
 use tokio::sync::{Notify, oneshot};
@@ -28,6 +28,9 @@ const MIN_BACKOFF: Duration = Duration::from_millis(100);
 /// Longest pause, so that a region that is back takes part within a second.
 const MAX_BACKOFF: Duration = Duration::from_millis(1000);
 
+/// The limit of silence is moved at least so far at a time: moving a timer costs, and most messages come much sooner.
+const SILENCE_STEP: Duration = Duration::from_millis(50);
+
 /// Numbers of channels and requests, never used twice in a process.
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
@@ -37,7 +40,7 @@ struct Up {
 }
 
 struct Channel {
-    volume: Sender<Input>,
+    volume: Arc<Shared>,
     member: usize,
 }
 
@@ -67,9 +70,14 @@ pub struct ChannelSender {
 }
 
 impl ChannelSender {
-    /// Queues a message.
+    /// Queues a message until [`ChannelSender::flush`].
     pub fn send(&self, message: &Message) {
         self.outbox.send_message(self.session, message);
+    }
+
+    /// Sends what is queued.
+    pub fn flush(&self) {
+        self.outbox.kick();
     }
 }
 
@@ -119,7 +127,7 @@ impl Link {
     }
 
     /// Opens a session to a replica; its messages and its end go to `volume`. `None` while the link is down.
-    pub fn open(&self, volume: &Sender<Input>, member: usize, open: &Open) -> Option<ChannelSender> {
+    pub fn open(&self, volume: &Arc<Shared>, member: usize, open: &Open) -> Option<ChannelSender> {
         let mut state = self.state.lock();
         let outbox = state.up.as_ref()?.outbox.clone();
         let session = NUMBERS.fetch_add(1, Ordering::Relaxed);
@@ -173,7 +181,7 @@ impl Link {
         };
         for (session, channel) in channels {
             let member = channel.member;
-            let _ = channel.volume.send(Input::Closed {
+            channel.volume.post(Input::Closed {
                 member,
                 session,
                 retry: false,
@@ -209,26 +217,48 @@ impl Link {
     async fn receive<R: AsyncRead + Unpin>(&self, mut reader: FrameReader<R>, outbox: &Outbox) -> Error {
         let mut ping = tokio::time::interval(PING_INTERVAL);
         ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut heard = tokio::time::Instant::now();
+        let silence = tokio::time::sleep(CLIENT_SILENCE);
+        tokio::pin!(silence);
+        let mut reached = Vec::new();
         loop {
             tokio::select! {
-                frame = reader.next() => match frame {
-                    Err(error) => return error,
-                    Ok(None) => return Error::Protocol("closed by the store".into()),
-                    Ok(Some(frame)) => {
-                        heard = tokio::time::Instant::now();
-                        if let Err(error) = self.handle(frame) {
-                            return error;
-                        }
+                more = reader.more() => {
+                    // The timer is set late rather than often.
+                    let heard = tokio::time::Instant::now();
+                    let handled = match more {
+                        Err(error) => return error,
+                        Ok(false) => return Error::Protocol("closed by the store".into()),
+                        Ok(true) => self.handle_all(&mut reader, &mut reached),
+                    };
+                    for volume in reached.drain(..) {
+                        volume.drive();
+                    }
+                    if let Err(error) = handled {
+                        return error;
+                    }
+                    if silence.deadline() < heard + CLIENT_SILENCE - SILENCE_STEP {
+                        silence.as_mut().reset(heard + CLIENT_SILENCE);
                     }
                 },
                 _ = ping.tick() => outbox.send(Kind::Ping, clock::now(), Bytes::new()),
-                () = tokio::time::sleep_until(heard + CLIENT_SILENCE) => return Error::Silent(CLIENT_SILENCE),
+                () = &mut silence => return Error::Silent(CLIENT_SILENCE),
             }
         }
     }
 
-    fn handle(&self, frame: Frame) -> Result<(), Error> {
+    /// Every frame that is here; notes the volumes that got something.
+    fn handle_all<R: AsyncRead + Unpin>(
+        &self,
+        reader: &mut FrameReader<R>,
+        reached: &mut Vec<Arc<Shared>>,
+    ) -> Result<(), Error> {
+        while let Some(frame) = reader.take()? {
+            self.handle(frame, reached)?;
+        }
+        Ok(())
+    }
+
+    fn handle(&self, frame: Frame, reached: &mut Vec<Arc<Shared>>) -> Result<(), Error> {
         match frame.kind {
             Kind::Pong => {
                 // Only what we sent can come back, so it is not in the future.
@@ -247,11 +277,14 @@ impl Link {
                 let message = Message::decode(frame.payload).map_err(|e| Error::Protocol(e.to_string()))?;
                 let state = self.state.lock();
                 if let Some(channel) = state.channels.get(&frame.channel) {
-                    let _ = channel.volume.send(Input::Message {
+                    channel.volume.put(Input::Message {
                         member: channel.member,
                         session: frame.channel,
                         message,
                     });
+                    if !reached.iter().any(|volume| Arc::ptr_eq(volume, &channel.volume)) {
+                        reached.push(channel.volume.clone());
+                    }
                 }
             }
             Kind::Close => {
@@ -259,7 +292,7 @@ impl Link {
                 if let Some(channel) = closed {
                     let reason = String::from_utf8_lossy(&frame.payload);
                     tracing::debug!(region = %self.address.region, %reason, "the store closed a session");
-                    let _ = channel.volume.send(Input::Closed {
+                    channel.volume.post(Input::Closed {
                         member: channel.member,
                         session: frame.channel,
                         retry: true,

@@ -1,7 +1,7 @@
 //! The engine of a node: the writing side of every volume attached there.
 //!
 //! - [`service`]: the gRPC API; [`node`]: what it works on; [`create`] and [`attach`]: the operations;
-//! - [`volume`]: one open volume, a thread around the core; [`device`]: its block device; [`crypt`]: encryption
+//! - [`volume`]: one open volume; `worker`: what drives its core; [`device`]: its block device; [`crypt`]: encryption
 //!   of it; [`expose`]: to the kernel or to NBD clients;
 //! - [`link`]: the connection to a store; [`gather`]: one question to all stores; [`quorum`]: contact with them;
 //! - [`placement`]: which replicas stores that were away lack; [`mend`]: what replicas of volumes lack that nobody has
@@ -21,6 +21,7 @@ pub mod placement;
 pub mod quorum;
 pub mod service;
 pub mod volume;
+mod worker;
 
 use crate::EngineConfig;
 use crate::net::client::{Dialer, StoreAddress};

@@ -1,7 +1,7 @@
 //! The connecting side: addresses of the stores, and one connection with hello.
 
 use super::control::{self, Hello};
-use super::frame::{FrameReader, Kind, PROTOCOL};
+use super::frame::{FrameReader, Kind};
 use super::identity::{Identity, Role};
 use super::outbox::Outbox;
 use super::{CONNECT_TIMEOUT, Error};
@@ -79,12 +79,14 @@ impl Dialer {
 
     /// Connects within [`CONNECT_TIMEOUT`] and makes sure that it is that region's store of our cluster.
     pub async fn connect(&self, to: &StoreAddress) -> Result<Connection, Error> {
-        tokio::time::timeout(CONNECT_TIMEOUT, self.connect_unbounded(to))
+        let hello = Hello::ours(&self.identity.cluster, None);
+        tokio::time::timeout(CONNECT_TIMEOUT, self.greet(to, &hello))
             .await
             .unwrap_or(Err(Error::Silent(CONNECT_TIMEOUT)))
     }
 
-    async fn connect_unbounded(&self, to: &StoreAddress) -> Result<Connection, Error> {
+    /// Connects and greets with that hello.
+    pub(crate) async fn greet(&self, to: &StoreAddress, hello: &Hello) -> Result<Connection, Error> {
         let stream = TcpStream::connect(&to.address).await?;
         stream.set_nodelay(true)?;
         let stream = self.connector.connect(to.server_name()?, stream).await?;
@@ -101,12 +103,7 @@ impl Dialer {
         }
         let (reader, mut writer) = tokio::io::split(stream);
         let mut reader = FrameReader::new(reader);
-        let hello = Hello {
-            protocol: PROTOCOL,
-            cluster: self.identity.cluster.clone(),
-            store: None,
-        };
-        let payload = control::to_json(&hello);
+        let payload = control::to_json(hello);
         let mut first = super::frame::header(Kind::Hello, 0, payload.len()).to_vec();
         first.extend_from_slice(&payload);
         tokio::io::AsyncWriteExt::write_all(&mut writer, &first).await?;
@@ -116,17 +113,12 @@ impl Dialer {
             .await?
             .ok_or_else(|| Error::Protocol("closed before its hello".into()))?;
         if frame.kind != Kind::Hello {
-            return Err(Error::Protocol(
+            return Err(Error::Refused(
                 String::from_utf8_lossy(&frame.payload).into_owned(),
             ));
         }
         let answer: Hello = control::from_json(&frame.payload)?;
-        if answer.protocol != PROTOCOL {
-            return Err(Error::Protocol(format!(
-                "version {} instead of {PROTOCOL}",
-                answer.protocol
-            )));
-        }
+        answer.check_version()?;
         let store = answer
             .store
             .ok_or_else(|| Error::Protocol("a store without identity".into()))?;

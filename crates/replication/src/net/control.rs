@@ -11,6 +11,9 @@ use uuid::Uuid;
 pub struct Hello {
     /// [`super::frame::PROTOCOL`].
     pub protocol: u32,
+    /// [`crate::core::wire::WIRE_VERSION`].
+    #[serde(default = "super::version::first_messages")]
+    pub messages: u32,
     /// Name of the cluster.
     pub cluster: String,
     /// The store's identity; absent from clients.

@@ -118,16 +118,26 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// The next frame; `None` at the end of the stream. Safe to cancel: nothing is lost.
     pub async fn next(&mut self) -> Result<Option<Frame>, Error> {
         loop {
-            if let Some(frame) = take(&mut self.buffer)? {
+            if let Some(frame) = self.take()? {
                 return Ok(Some(frame));
             }
-            if self.buffer.capacity() - self.buffer.len() < READ_BYTES / 4 {
-                self.buffer.reserve(READ_BYTES);
-            }
-            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+            if !self.more().await? {
                 return Ok(None);
             }
         }
+    }
+
+    /// A frame that is here already.
+    pub fn take(&mut self) -> Result<Option<Frame>, Error> {
+        take(&mut self.buffer)
+    }
+
+    /// Waits for more bytes; false at the end of the stream. Safe to cancel: nothing is lost.
+    pub async fn more(&mut self) -> Result<bool, Error> {
+        if self.buffer.capacity() - self.buffer.len() < READ_BYTES / 4 {
+            self.buffer.reserve(READ_BYTES);
+        }
+        Ok(self.stream.read_buf(&mut self.buffer).await? > 0)
     }
 }
 

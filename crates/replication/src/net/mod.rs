@@ -9,6 +9,7 @@ pub mod control;
 pub mod frame;
 pub mod identity;
 pub mod outbox;
+pub mod version;
 
 use std::time::Duration;
 
@@ -41,9 +42,24 @@ pub enum Error {
         /// What was expected.
         wanted: String,
     },
-    /// The peer broke the protocol or speaks another version.
+    /// The peer broke the protocol.
     #[error("protocol: {0}")]
     Protocol(String),
+    /// The peer speaks another version.
+    #[error(
+        "the peer speaks version {theirs} of the {what}, this build only version {ours}: update the older one"
+    )]
+    Version {
+        /// Of what.
+        what: &'static str,
+        /// Its version.
+        theirs: u32,
+        /// Ours.
+        ours: u32,
+    },
+    /// The store does not take us.
+    #[error("the store refused the connection: {0}")]
+    Refused(String),
     /// Nothing was heard for too long.
     #[error("no answer within {0:?}")]
     Silent(Duration),

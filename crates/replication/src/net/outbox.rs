@@ -1,10 +1,17 @@
 //! What waits to be sent on one connection: bounded in bytes, filled from any thread, drained in batches.
+//!
+//! A task drains it. But waking a task costs more than a small message, so a thread that has queued a batch may send
+//! it itself with [`Outbox::kick`], if nobody else is sending and the socket takes it; else the task goes on.
 
 use super::frame::{Kind, header};
 use super::{Error, control};
 use crate::core::wire::Message;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 
@@ -12,6 +19,8 @@ use tokio::sync::Notify;
 pub const MAX_BYTES: usize = 64 << 20;
 /// Small pieces are gathered into writes of this size, bytes: a few TLS records for one system call.
 const GATHER_BYTES: usize = 64 << 10;
+/// More than this is left to the task, bytes: its encryption would keep the thread from its work.
+const DIRECT_BYTES: usize = 64 << 10;
 
 #[derive(Default)]
 struct State {
@@ -19,6 +28,8 @@ struct State {
     bytes: usize,
     closed: bool,
     overflowed: bool,
+    /// The sender has something that a thread could not get rid of.
+    leftover: bool,
 }
 
 /// The queue.
@@ -26,6 +37,79 @@ struct State {
 pub struct Outbox {
     state: Mutex<State>,
     wake: Notify,
+    /// There while the task runs. Locked before `state` where both are.
+    sender: Mutex<Option<Sender>>,
+}
+
+/// The stream and what it has not taken yet.
+struct Sender {
+    stream: Box<dyn AsyncWrite + Send + Unpin>,
+    queue: VecDeque<Bytes>,
+    unflushed: bool,
+    /// The task waits for the stream: nobody else may poll it, or the task would not be woken.
+    awaited: bool,
+}
+
+impl Sender {
+    /// Sends what there is, until there is nothing.
+    fn poll(&mut self, context: &mut Context<'_>, state: &Mutex<State>) -> Poll<io::Result<()>> {
+        loop {
+            if self.queue.is_empty() {
+                gather(take(state), &mut self.queue);
+            }
+            let Some(front) = self.queue.front_mut() else {
+                if self.unflushed {
+                    ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+                    self.unflushed = false;
+                }
+                return Poll::Ready(Ok(()));
+            };
+            let sent = ready!(Pin::new(&mut self.stream).poll_write(context, front))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.unflushed = true;
+            front.advance(sent);
+            if front.is_empty() {
+                self.queue.pop_front();
+            }
+        }
+    }
+}
+
+fn take(state: &Mutex<State>) -> Vec<Bytes> {
+    let mut state = state.lock();
+    state.bytes = 0;
+    state.leftover = false;
+    std::mem::take(&mut state.pieces)
+}
+
+/// Makes large pieces of small ones; large ones stay where they are.
+fn gather(pieces: Vec<Bytes>, queue: &mut VecDeque<Bytes>) {
+    let mut gathered = Vec::new();
+    for piece in pieces {
+        let alone = piece.len() >= GATHER_BYTES / 2;
+        if !gathered.is_empty() && (alone || gathered.len() + piece.len() > GATHER_BYTES) {
+            queue.push_back(std::mem::take(&mut gathered).into());
+        }
+        if alone {
+            queue.push_back(piece);
+        } else {
+            gathered.extend_from_slice(&piece);
+        }
+    }
+    if !gathered.is_empty() {
+        queue.push_back(gathered.into());
+    }
+}
+
+/// Closes the stream when the task ends, however it ends.
+struct Ending<'a>(&'a Outbox);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        *self.0.sender.lock() = None;
+    }
 }
 
 impl Outbox {
@@ -33,9 +117,10 @@ impl Outbox {
     pub fn send(&self, kind: Kind, channel: u64, payload: Bytes) {
         let head = header(kind, channel, payload.len());
         self.push([head, payload]);
+        self.wake.notify_one();
     }
 
-    /// Queues a message of the core.
+    /// Queues a message of the core. It waits for the next [`Outbox::kick`].
     pub fn send_message(&self, channel: u64, message: &Message) {
         let mut parts = Vec::with_capacity(4);
         parts.push(Bytes::new());
@@ -64,7 +149,31 @@ impl Outbox {
             state.overflowed = true;
             state.pieces = Vec::new();
         }
-        drop(state);
+    }
+
+    /// Sends what was queued, at once if that is possible without waiting.
+    pub fn kick(&self) {
+        {
+            let state = self.state.lock();
+            if state.pieces.is_empty() && !state.overflowed {
+                return;
+            }
+            if state.bytes > DIRECT_BYTES || state.overflowed {
+                drop(state);
+                return self.wake.notify_one();
+            }
+        }
+        if let Some(mut sender) = self.sender.try_lock()
+            && let Some(sender) = sender.as_mut()
+            && !sender.awaited
+        {
+            let mut context = Context::from_waker(Waker::noop());
+            if let Poll::Ready(Ok(())) = sender.poll(&mut context, &self.state) {
+                return;
+            }
+            // The task goes on with it, or finds the same error.
+            self.state.lock().leftover = true;
+        }
         self.wake.notify_one();
     }
 
@@ -79,21 +188,20 @@ impl Outbox {
         self.state.lock().closed
     }
 
-    /// Everything that waits; `None` when closed and empty.
-    async fn take(&self) -> Result<Option<Vec<Bytes>>, Error> {
+    /// Waits until there is something to send; false when closed and empty.
+    async fn pending(&self) -> Result<bool, Error> {
         loop {
             let woken = self.wake.notified();
             {
-                let mut state = self.state.lock();
+                let state = self.state.lock();
                 if state.overflowed {
                     return Err(Error::Overflow);
                 }
-                if !state.pieces.is_empty() {
-                    state.bytes = 0;
-                    return Ok(Some(std::mem::take(&mut state.pieces)));
+                if !state.pieces.is_empty() || state.leftover {
+                    return Ok(true);
                 }
                 if state.closed {
-                    return Ok(None);
+                    return Ok(false);
                 }
             }
             woken.await;
@@ -101,28 +209,30 @@ impl Outbox {
     }
 
     /// Sends until the outbox is closed or the stream fails.
-    pub async fn drain(&self, mut stream: impl AsyncWrite + Unpin) -> Result<(), Error> {
-        let mut gathered = Vec::new();
-        while let Some(pieces) = self.take().await? {
-            for piece in pieces {
-                let alone = piece.len() >= GATHER_BYTES / 2;
-                if !gathered.is_empty() && (alone || gathered.len() + piece.len() > GATHER_BYTES) {
-                    stream.write_all(&gathered).await?;
-                    gathered.clear();
-                }
-                if alone {
-                    stream.write_all(&piece).await?;
-                } else {
-                    gathered.extend_from_slice(&piece);
-                }
-            }
-            if !gathered.is_empty() {
-                stream.write_all(&gathered).await?;
-                gathered.clear();
-            }
-            stream.flush().await?;
+    pub async fn drain(&self, stream: impl AsyncWrite + Send + Unpin + 'static) -> Result<(), Error> {
+        *self.sender.lock() = Some(Sender {
+            stream: Box::new(stream),
+            queue: VecDeque::new(),
+            unflushed: false,
+            awaited: false,
+        });
+        let _ending = Ending(self);
+        while self.pending().await? {
+            std::future::poll_fn(|context| {
+                let mut sender = self.sender.lock();
+                let Some(sender) = sender.as_mut() else {
+                    return Poll::Ready(Ok(()));
+                };
+                let polled = sender.poll(context, &self.state);
+                sender.awaited = polled.is_pending();
+                polled
+            })
+            .await?;
         }
-        let _ = stream.shutdown().await;
+        let sender = self.sender.lock().take();
+        if let Some(mut sender) = sender {
+            let _ = sender.stream.shutdown().await;
+        }
         Ok(())
     }
 }
@@ -143,6 +253,66 @@ mod tests {
             outbox.drain(tokio::io::sink()).await,
             Err(Error::Overflow)
         ));
+    }
+
+    /// Of no, one or two blocks; now and then so large that it goes alone.
+    fn message(request: u64) -> Message {
+        use crate::core::types::BLOCK;
+        use crate::core::wire::{BlockEntry, BlockKind};
+        let count = if request % 50 == 7 { 12 } else { request % 3 };
+        let block = |block| BlockEntry {
+            block,
+            version: request,
+            crc: 0,
+            kind: BlockKind::Data,
+        };
+        Message::ReadReply {
+            request,
+            ready: true,
+            blocks: (0..count).map(block).collect(),
+            data: vec![request as u8; count as usize * BLOCK].into(),
+        }
+    }
+
+    /// Threads that kick, a task that drains, and a peer that reads slowly through a narrow pipe: every message comes,
+    /// once, in the order of its thread.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn threads_and_the_task_share_the_stream() {
+        const THREADS: u64 = 3;
+        const MESSAGES: u64 = 400;
+        let outbox = std::sync::Arc::new(Outbox::default());
+        let (client, server) = tokio::io::duplex(10_000);
+        let draining = tokio::spawn({
+            let outbox = outbox.clone();
+            async move { outbox.drain(client).await }
+        });
+        let threads: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                let outbox = outbox.clone();
+                std::thread::spawn(move || {
+                    for i in 0..MESSAGES {
+                        outbox.send_message(thread, &message(i));
+                        outbox.kick();
+                    }
+                })
+            })
+            .collect();
+        let mut reader = super::super::frame::FrameReader::new(server);
+        let mut next = [0; THREADS as usize];
+        for _ in 0..THREADS * MESSAGES {
+            let frame = tokio::time::timeout(std::time::Duration::from_secs(20), reader.next())
+                .await
+                .expect("a message is lost")
+                .unwrap()
+                .unwrap();
+            let expected = next[frame.channel as usize];
+            assert_eq!(Message::decode(frame.payload).unwrap(), message(expected));
+            next[frame.channel as usize] += 1;
+        }
+        threads.into_iter().for_each(|t| t.join().unwrap());
+        outbox.close();
+        draining.await.unwrap().unwrap();
+        assert!(reader.next().await.unwrap().is_none());
     }
 
     #[tokio::test]

@@ -64,7 +64,7 @@ impl World {
         (at, len.min(cells - at))
     }
 
-    fn submit_one(&mut self, engine: usize) {
+    pub(super) fn submit_one(&mut self, engine: usize) {
         self.check_weak();
         let (cell, count) = self.span();
         let number = self.engines[engine].rank;
@@ -124,6 +124,13 @@ impl World {
         self.submit_op(engine, op, kind);
     }
 
+    /// The device flushes what it was told to be written; the number of the request.
+    pub(super) fn submit_flush(&mut self, engine: usize) -> u64 {
+        let tags = self.model.acknowledged();
+        self.submit_op(engine, Op::Flush, Kind::Flush { tags });
+        self.next_request
+    }
+
     fn submit_op(&mut self, engine: usize, op: Op, kind: Kind) {
         self.next_request += 1;
         let request = self.next_request;
@@ -169,6 +176,9 @@ impl World {
         };
         let number = self.engines[engine].rank;
         self.check_weak();
+        if result.is_ok() {
+            self.row_completed(request);
+        }
         match (pending.kind, result) {
             (Kind::Verify, Ok(_)) => {
                 self.verified = self.engines[engine].engine.verify_report().map(|r| r.equal);

@@ -22,6 +22,12 @@ pub(super) enum Combo {
     Split,
     /// A rival gets one promise and dies; the engine goes on above it while writes are undecided (R12).
     Rival,
+    /// A session breaks while its replica has records that are not synced, the engine flushes as soon as the replica is
+    /// back, and then the replica loses its memory (R1).
+    Reconnect,
+    /// A disk says that it synced and did not, and its machine loses power right when a member that was away has been
+    /// told how far the volume is flushed (R6).
+    Lie,
 }
 
 /// What happens next.
@@ -55,6 +61,8 @@ pub(super) enum Step {
     Succeed { holder: usize },
     /// The holder of what nobody else has dies, right after the engine opened.
     Behead { holder: usize },
+    /// One of the rows in [`super::rows`].
+    Row(super::rows::Step),
 }
 
 impl Combo {
@@ -66,13 +74,15 @@ impl Combo {
             4..6 => Combo::SetBack,
             6 => Combo::Split,
             7 => Combo::Rival,
-            _ => Combo::Nothing,
+            8 => Combo::Reconnect,
+            _ if seed.is_multiple_of(8) => Combo::Nothing,
+            _ => Combo::Lie,
         }
     }
 }
 
 impl World {
-    fn soon(&mut self, from: Nanos, spread: Nanos, step: Step) {
+    pub(super) fn soon(&mut self, from: Nanos, spread: Nanos, step: Step) {
         let due = self.now + from + self.rng.below(spread);
         self.at(due, Event::Combo(step));
     }
@@ -86,23 +96,25 @@ impl World {
             Combo::SetBack => Step::Backup,
             Combo::Split => Step::Split,
             Combo::Rival => Step::Rival,
+            Combo::Reconnect => Step::Row(super::rows::Step::Break),
+            Combo::Lie => Step::Row(super::rows::Step::Lie),
         };
         self.soon(FAULT_PAUSE, 2 * SECOND, step);
     }
 
     /// A member other than the victim.
-    fn bystander(&mut self) -> usize {
+    pub(super) fn bystander(&mut self) -> usize {
         (self.profile.victim + 1 + self.rng.below(MEMBERS as u64 - 1) as usize) % MEMBERS
     }
 
-    fn block(&mut self, replica: usize, length: Nanos) {
+    pub(super) fn block(&mut self, replica: usize, length: Nanos) {
         let until = self.now + length;
         if let Some(engine) = self.engines.last_mut() {
             engine.links[replica].blocked_until = [until; 2];
         }
     }
 
-    fn succeed(&mut self) {
+    pub(super) fn succeed(&mut self) {
         for engine in 0..self.engines.len() {
             if !self.engines[engine].gone {
                 self.close_engine(engine);
@@ -171,13 +183,15 @@ impl World {
                 self.backlog = Some(lags);
             }
             Step::Split => self.split(),
+            // Until all is well, faults by chance go on; then they leave the engine alone until it goes on above the rival.
+            Step::Rival if !self.settled() => self.soon(200 * MILLI, 300 * MILLI, Step::Rival),
             Step::Rival => {
+                self.row.quiet_until = self.now + super::rows::RAISE;
                 let holder = self.engines.len() - 1;
                 let asked = self.rng.below(MEMBERS as u64) as usize;
+                self.row.asked = asked;
                 let rival = self.start_engine();
-                for replica in (0..MEMBERS).filter(|r| *r != asked) {
-                    self.block(replica, SECOND);
-                }
+                self.row.rival = Some(rival);
                 // It is not the one that the client is to be served by.
                 self.engines[holder].rivalled = true;
                 self.soon(100 * MILLI, 200 * MILLI, Step::Bury { rival });
@@ -203,6 +217,7 @@ impl World {
                 self.succeed();
                 self.begin_combo();
             }
+            Step::Row(step) => self.row(step),
         }
         self.check_weak();
     }
@@ -230,6 +245,9 @@ impl World {
             self.drop_sessions(replica, false);
             self.set_back(MEMBERS - replica - self.profile.victim);
         }
+        if !self.calm {
+            self.row_told(replica, message);
+        }
     }
 
     /// An engine goes on in a higher epoch: the member that got all of its writes is silent, another has just failed.
@@ -237,9 +255,12 @@ impl World {
         if self.calm || !std::mem::take(&mut self.engines[engine].rivalled) {
             return;
         }
-        let silent = self.rng.below(MEMBERS as u64) as usize;
+        self.row.quiet_until = self.now + super::rows::GOES_ON;
+        // Who is left is the one that the rival had, and has got nothing since.
+        let asked = self.row.asked;
+        let silent = (asked + 1 + self.rng.below(MEMBERS as u64 - 1) as usize) % MEMBERS;
         self.engines[engine].links[silent].blocked_until = [self.now + 400 * MILLI; 2];
-        let fails = (silent + 1 + self.rng.below(MEMBERS as u64 - 1) as usize) % MEMBERS;
+        let fails = MEMBERS - silent - asked;
         self.crash_for(fails, 5 * MILLI);
         self.begin_combo();
     }
@@ -263,7 +284,7 @@ impl World {
         }
     }
 
-    fn crash_for(&mut self, replica: usize, away: Nanos) {
+    pub(super) fn crash_for(&mut self, replica: usize, away: Nanos) {
         let power = self.profile.combo == Combo::Chain && self.profile.power && self.rng.percent(50);
         self.crash(replica, power, false);
         self.replicas[replica].down_until = self.now + away;
@@ -271,7 +292,7 @@ impl World {
     }
 
     /// What that replica had and had not told is gone.
-    fn forget(&mut self, replica: usize) {
+    pub(super) fn forget(&mut self, replica: usize) {
         let last = self.engines.last().map_or(0, |e| e.engine.status().last_seq);
         self.replicas[replica].forgot = Some(last);
     }

@@ -48,6 +48,8 @@ struct State {
     next: u64,
     /// The next sync fails.
     fail_sync: bool,
+    /// Syncs say that they succeeded, and do nothing.
+    lies: bool,
     now: u64,
 }
 
@@ -65,7 +67,19 @@ struct SimFile {
 impl SimDisk {
     /// The machine loses power: of what was not synced an arbitrary part survives.
     pub fn power_loss(&self, rng: &mut Rng) {
+        // All, none, or each sector by itself.
+        let mood = rng.below(4);
+        self.lose(mood, rng);
+    }
+
+    /// The machine loses power, and nothing survives that was not synced.
+    pub fn lose_all(&self, rng: &mut Rng) {
+        self.lose(0, rng);
+    }
+
+    fn lose(&self, mood: u64, rng: &mut Rng) {
         let mut state = self.state.lock();
+        state.lies = false;
         let State {
             files,
             names,
@@ -78,8 +92,6 @@ impl SimDisk {
             }
         }
         *names = durable_names.clone();
-        // All, none, or each sector by itself.
-        let mood = rng.below(4);
         for file in files.values_mut() {
             for page in file.pages.values_mut().filter(|p| p.dirty != 0) {
                 let Some(stable) = page.stable.take() else {
@@ -185,6 +197,7 @@ impl SimDisk {
             names: source.names.clone(),
             next: source.next,
             fail_sync: false,
+            lies: false,
             now: state.now,
         };
     }
@@ -194,9 +207,16 @@ impl SimDisk {
         self.state.lock().fail_sync = true;
     }
 
-    /// A failure that was to come does not come.
+    /// From here on syncs do nothing, until the next loss of power.
+    pub fn lie(&self) {
+        self.state.lock().lies = true;
+    }
+
+    /// A failure that was to come does not come, and syncs do what they say.
     pub fn heal(&self) {
-        self.state.lock().fail_sync = false;
+        let mut state = self.state.lock();
+        state.fail_sync = false;
+        state.lies = false;
     }
 
     /// Everything is gone: a new disk.
@@ -239,7 +259,9 @@ impl Disk for SimDisk {
 
     fn sync_dir(&self) -> io::Result<()> {
         let mut state = self.state.lock();
-        state.durable_names = state.names.clone();
+        if !state.lies {
+            state.durable_names = state.names.clone();
+        }
         Ok(())
     }
 }
@@ -302,6 +324,9 @@ impl DiskFile for SimFile {
     fn sync(&self) -> io::Result<()> {
         let mut state = self.state.lock();
         let fail = std::mem::take(&mut state.fail_sync);
+        if state.lies {
+            return Ok(());
+        }
         let file = state.files.get_mut(&self.id).ok_or_else(gone)?;
         for page in file.pages.values_mut().filter(|p| p.dirty != 0) {
             if fail {

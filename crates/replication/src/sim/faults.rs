@@ -52,7 +52,9 @@ impl Profile {
         // A disk has one kind of trouble.
         match profile.combo {
             super::combos::Combo::Hole => (profile.rot, profile.eio) = (true, false),
-            super::combos::Combo::SetBack => (profile.rot, profile.eio) = (false, false),
+            super::combos::Combo::SetBack | super::combos::Combo::Lie | super::combos::Combo::Reconnect => {
+                (profile.rot, profile.eio) = (false, false);
+            }
             _ => {}
         }
         profile
@@ -258,6 +260,9 @@ impl World {
         }
         let pause = self.profile.pace / 2 + self.rng.below(self.profile.pace);
         self.at(self.now + pause, Event::Fault);
+        if self.row.quiet_until > self.now {
+            return;
+        }
         self.out.faults += 1;
         let replica = self.rng.below(MEMBERS as u64) as usize;
         let engine = self.engines.len() - 1;

@@ -6,10 +6,11 @@
 
 mod client;
 mod combos;
-mod disk;
+pub(crate) mod disk;
 mod faults;
 pub mod model;
 mod network;
+mod rows;
 mod world;
 
 use crate::core::mutations::Mutations;

@@ -53,17 +53,25 @@ fn the_same_seed_is_the_same_run() {
     }
 }
 
-/// A rule switched off is noticed within so many seeds. Not noticed yet: R1 and R12 (rare), R6 and R10 (each covers for
-/// the other where the rows of faults hit them).
+/// A rule switched off is noticed within so many seeds. R17 and R18 are not here: there is no change of members and no
+/// `replicated-async` yet.
 #[test]
 fn each_rule_is_needed() {
     for (rule, seeds) in [
+        ("R1", 60),
         ("R2", 20),
+<<<<<<< HEAD
+        ("R5", 60),
+=======
         ("R5", 20),
+        ("R6", 60),
+>>>>>>> w3-core
         ("R7", 60),
         ("R8", 40),
         ("R9", 40),
+        ("R10", 60),
         ("R11", 20),
+        ("R12", 60),
         ("R13", 80),
         ("R15", 80),
         ("R16", 80),

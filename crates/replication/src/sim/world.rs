@@ -138,6 +138,7 @@ pub struct World {
     /// For the rows of faults.
     pub(super) backup: Option<SimDisk>,
     pub(super) beheaded: Option<usize>,
+    pub(super) row: super::rows::Row,
     pub(super) backlog: Option<usize>,
 }
 
@@ -186,6 +187,7 @@ impl World {
             backup: None,
             beheaded: None,
             backlog: None,
+            row: super::rows::Row::default(),
         };
         for i in 0..MEMBERS {
             let disk = SimDisk::default();
@@ -375,15 +377,22 @@ impl World {
         if trace {
             tracing::debug!(ms, engine, ?event, "event");
         }
+        let greets = matches!(event, EngineEvent::Connected { .. });
         self.engines[engine].engine.handle(self.now, event, &mut actions);
-        let mut raised = false;
+        let (mut raised, mut probed) = (false, false);
         for action in actions {
             if trace {
                 tracing::debug!(ms, engine, ?action, "action");
             }
             match action {
                 EngineAction::Send { member, message } => {
-                    raised |= self.engines[engine].opened && matches!(message, Message::Prepare { .. });
+                    let process = &self.engines[engine];
+                    raised |= process.opened
+                        && matches!(message, Message::Prepare { epoch } if epoch.counter as u32 > process.rank);
+                    probed |= process.opened && !greets && matches!(message, Message::Hello);
+                    if matches!(message, Message::Prepare { .. }) {
+                        self.row_asks(engine, member);
+                    }
                     if let Some(session) = self.engines[engine].sessions[member] {
                         self.transmit(session, false, &message);
                     }
@@ -414,6 +423,8 @@ impl World {
         }
         if raised {
             self.combo_raised(engine);
+        } else if probed {
+            self.row_probed(engine);
         }
         if self.engines[engine].gone {
             self.close_engine(engine);

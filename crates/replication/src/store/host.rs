@@ -1,29 +1,34 @@
-//! One replica in its own thread: messages in, actions out, syncs elsewhere.
+//! One replica: messages in, actions out, syncs elsewhere.
 //!
-//! The thread drains what has come, handles it in one go, and sends the answers; meanwhile a blocking thread of the
-//! runtime runs the sync that covers the previous batch (group commit).
+//! It has a thread of its own for what takes long or is due at a time: opening, write-back, making room. What is quick,
+//! an append or a read, is done by the thread that brings it if nobody else is at work: the connection's, which then
+//! sends the answer itself, and after a sync the one that synced (see [`crate::inbox`]). A sync runs in a blocking
+//! thread of the runtime and covers what came before it (group commit).
 
 use super::files::Directory;
 use crate::clock;
-use crate::core::replica::{Replica, ReplicaAction, ReplicaError, ReplicaSettings, ReplicaStatus, SyncJob};
-use crate::core::types::Epoch;
+use crate::core::replica::{Replica, ReplicaAction, ReplicaSettings, ReplicaStatus, SyncJob};
+use crate::core::types::{Epoch, Nanos};
 use crate::core::wire::Message;
+use crate::inbox::{self, Inbox, Machine};
 use crate::net::frame::Kind;
 use crate::net::outbox::Outbox;
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Weak};
 use tokio::sync::oneshot;
 
 /// Messages handled before their answers are sent: enough for a batch, few enough that answers flow.
 const BATCH: usize = 128;
 /// Bytes of messages that wait for a replica before its session is dropped: its disk does not keep up.
 const MAX_WAITING_BYTES: usize = 64 << 20;
+/// More than this waits for the replica's own thread, bytes: checking and writing it would keep a connection from
+/// receiving.
+const HELP_BYTES: usize = 64 << 10;
 /// The thread's stack, bytes: the core allocates its buffers on the heap.
 const STACK_BYTES: usize = 512 << 10;
 /// Without anything to do for so long, memory is given back.
@@ -73,217 +78,335 @@ fn refuse(session: &Session, reason: &'static str) {
 
 /// A running replica.
 pub struct Host {
-    inputs: Sender<Input>,
-    waiting_bytes: Arc<AtomicUsize>,
-    owner: Arc<Mutex<Owner>>,
+    shared: Arc<Shared>,
+}
+
+/// What all threads that work for a replica share.
+struct Shared {
+    inbox: Inbox<Input>,
+    /// Its own thread holds it except when it waits for work.
+    worker: Mutex<Worker>,
+    waiting_bytes: AtomicUsize,
+    owner: Mutex<Owner>,
+    runtime: tokio::runtime::Handle,
 }
 
 impl Host {
     /// Starts the replica in `dir/replica`. It opens in the background; what is sent meanwhile waits.
     pub fn start(dir: &Path, settings: ReplicaSettings) -> std::io::Result<Self> {
-        let (inputs, receiver) = channel();
-        let waiting_bytes = Arc::new(AtomicUsize::new(0));
         let owner_path = dir.join("owner.json");
         let owner = std::fs::read(&owner_path)
             .ok()
             .and_then(|text| serde_json::from_slice(&text).ok())
             .unwrap_or_default();
-        let owner = Arc::new(Mutex::new(owner));
-        let worker = Worker {
-            receiver,
-            inputs: inputs.clone(),
-            waiting_bytes: waiting_bytes.clone(),
-            sessions: HashMap::new(),
-            owner: owner.clone(),
-            owner_path,
-            syncing: 0,
+        let shared = Arc::new_cyclic(|shared| Shared {
+            inbox: Inbox::default(),
+            worker: Mutex::new(Worker {
+                shared: shared.clone(),
+                replica: None,
+                sessions: HashMap::new(),
+                owner_path,
+                syncing: 0,
+                actions: Vec::new(),
+                end: None,
+                in_turn: false,
+            }),
+            waiting_bytes: AtomicUsize::new(0),
+            owner: Mutex::new(owner),
             runtime: tokio::runtime::Handle::current(),
-        };
+        });
         let dir = dir.join("replica");
+        let of_thread = shared.clone();
         std::thread::Builder::new()
             .name("replica".into())
             .stack_size(STACK_BYTES)
-            .spawn(move || worker.serve(&dir, settings))?;
-        Ok(Self {
-            inputs,
-            waiting_bytes,
-            owner,
-        })
+            .spawn(move || of_thread.serve(&dir, settings))?;
+        Ok(Self { shared })
     }
 
     /// A new session.
     pub fn open(&self, session: Session) {
-        let _ = self.inputs.send(Input::Open(session));
+        let _ = self.shared.inbox.post(Input::Open(session));
     }
 
-    /// A message of `bytes` bytes; false when too much waits already.
+    /// A message of `bytes` bytes; [`Host::drive`] must follow. False when too much waits already.
     pub fn deliver(&self, session: u64, message: Message, bytes: usize) -> bool {
-        let waiting = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let waiting = self.shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
         if waiting > MAX_WAITING_BYTES {
-            self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
             return false;
         }
-        let _ = self.inputs.send(Input::Message(session, message, bytes));
+        let quick = matches!(message, Message::Append { .. } | Message::Read { .. });
+        let input = Input::Message(session, message, bytes);
+        let _ = if quick {
+            self.shared.inbox.put(input)
+        } else {
+            self.shared.inbox.post(input)
+        };
         true
+    }
+
+    /// Sees to what was delivered: here, if it is little and the replica is free.
+    pub fn drive(&self) {
+        if self.shared.waiting_bytes.load(Ordering::Relaxed) > HELP_BYTES {
+            // Meanwhile the connection can receive more.
+            self.shared.inbox.nudge();
+        } else {
+            inbox::drive(&self.shared.worker, &self.shared.inbox);
+        }
     }
 
     /// A session ended.
     pub fn disconnected(&self, session: u64) {
-        let _ = self.inputs.send(Input::Disconnected(session));
+        let _ = self.shared.inbox.post(Input::Disconnected(session));
     }
 
     /// What the replica says about itself, or why it cannot be used.
     pub async fn status(&self) -> Result<ReplicaStatus, String> {
         let (sender, receiver) = oneshot::channel();
-        let _ = self.inputs.send(Input::Status(sender));
+        let _ = self.shared.inbox.post(Input::Status(sender));
         receiver.await.unwrap_or_else(|_| Err("stopped".into()))
     }
 
     /// Who got the last promise.
     pub fn owner(&self) -> Owner {
-        self.owner.lock().clone()
+        self.shared.owner.lock().clone()
     }
 
     /// Stops it with a clean-stop mark.
     pub async fn stop(&self) {
         let (sender, receiver) = oneshot::channel();
-        let _ = self.inputs.send(Input::Stop(sender));
+        let _ = self.shared.inbox.post(Input::Stop(sender));
         let _ = receiver.await;
     }
 }
 
 struct Worker {
-    receiver: Receiver<Input>,
-    inputs: Sender<Input>,
-    waiting_bytes: Arc<AtomicUsize>,
+    shared: Weak<Shared>,
+    /// There while the replica runs.
+    replica: Option<Replica>,
     sessions: HashMap<u64, Session>,
-    owner: Arc<Mutex<Owner>>,
     owner_path: PathBuf,
     /// Syncs whose results have not come yet.
     syncing: usize,
-    runtime: tokio::runtime::Handle,
+    actions: Vec<ReplicaAction>,
+    /// It must not run any more; the own thread sees to it.
+    end: Option<End>,
+    /// Set during a turn: if it is set before one, the last one panicked.
+    in_turn: bool,
 }
 
 /// Why a replica no longer runs.
 enum End {
-    /// It was told to stop.
-    Stopped,
+    /// It was told to stop, by somebody who waits for it.
+    Stopped(oneshot::Sender<()>),
     /// Its disk is full; what it said last.
     Full(ReplicaStatus),
+    /// A turn panicked: nobody knows what state it is in.
+    Broken,
 }
 
-impl Worker {
-    /// Opens the replica, and again after its disk was full.
-    fn serve(mut self, dir: &Path, mut settings: ReplicaSettings) {
+impl Shared {
+    /// The own thread: opens the replica, and again after its disk was full.
+    fn serve(&self, dir: &Path, mut settings: ReplicaSettings) {
+        let mut worker = self.worker.lock();
         loop {
             let disk = Box::new(Directory(dir.to_owned()));
             match Replica::open(disk, settings.clone(), clock::now()) {
-                Err(error) => return self.run_failed(&error),
-                Ok(replica) => match self.run(replica) {
-                    End::Stopped => return,
-                    End::Full(status) => {
-                        if self.wait_for_space(dir, &status) {
-                            return;
-                        }
-                        settings.incarnation = uuid::Uuid::new_v4().as_u128();
+                Err(error) => return self.run_failed(&worker, &error.to_string()),
+                Ok(replica) => worker.replica = Some(replica),
+            }
+            let end = self.run(&mut worker);
+            let replica = worker.replica.take();
+            match end {
+                End::Stopped(told) => {
+                    self.inbox.close();
+                    if let Some(mut replica) = replica {
+                        worker.stop(&mut replica);
                     }
-                },
+                    let _ = told.send(());
+                    return;
+                }
+                End::Full(status) => {
+                    if self.wait_for_space(&mut worker, dir, &status) {
+                        self.inbox.close();
+                        return;
+                    }
+                    settings.incarnation = uuid::Uuid::new_v4().as_u128();
+                }
+                End::Broken => return self.run_failed(&worker, "it failed for a reason that is in the log"),
             }
         }
     }
 
     /// Refuses everything until there is space and no sync of the replica's last life is under way; true: told to stop.
-    fn wait_for_space(&mut self, dir: &Path, status: &ReplicaStatus) -> bool {
-        for (_, session) in self.sessions.drain() {
+    fn wait_for_space(&self, worker: &mut Worker, dir: &Path, status: &ReplicaStatus) -> bool {
+        for (_, session) in worker.sessions.drain() {
             refuse(&session, "the disk is full");
         }
         let mut look = clock::now();
         loop {
-            match self.receiver.recv_timeout(clock::until(look)) {
-                Ok(Input::Open(session)) => refuse(&session, "the disk is full"),
-                Ok(Input::Message(_, _, bytes)) => {
-                    self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                }
-                Ok(Input::Status(reply)) => {
-                    let _ = reply.send(Ok(status.clone()));
-                }
-                Ok(Input::Stop(done)) => {
-                    let _ = done.send(());
-                    return true;
-                }
-                Ok(Input::Synced(..)) => self.syncing -= 1,
-                Ok(Input::Disconnected(_)) => {}
-                Err(RecvTimeoutError::Disconnected) => return true,
-                Err(RecvTimeoutError::Timeout) => {
-                    let free = rustix::fs::statvfs(dir).map_or(0, |s| s.f_bavail.saturating_mul(s.f_frsize));
-                    if free >= FULL_MARGIN && self.syncing == 0 {
-                        return false;
+            self.inbox.wait(Some(look));
+            for input in self.inbox.take(BATCH) {
+                match input {
+                    Input::Open(session) => refuse(&session, "the disk is full"),
+                    Input::Message(_, _, bytes) => {
+                        self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
                     }
-                    look = clock::now() + FULL_PAUSE.as_nanos() as u64;
+                    Input::Status(reply) => {
+                        let _ = reply.send(Ok(status.clone()));
+                    }
+                    Input::Stop(done) => {
+                        let _ = done.send(());
+                        return true;
+                    }
+                    Input::Synced(..) => worker.syncing -= 1,
+                    Input::Disconnected(_) => {}
                 }
+            }
+            if look <= clock::now() {
+                let free = rustix::fs::statvfs(dir).map_or(0, |s| s.f_bavail.saturating_mul(s.f_frsize));
+                if free >= FULL_MARGIN && worker.syncing == 0 {
+                    return false;
+                }
+                look = clock::now() + FULL_PAUSE.as_nanos() as u64;
             }
         }
     }
 
-    fn run(&mut self, mut replica: Replica) -> End {
-        let mut actions = Vec::new();
-        let mut wake = Some(clock::now());
+    fn run(&self, worker: &mut MutexGuard<'_, Worker>) -> End {
         loop {
-            let first = match wake {
-                None => self.next_when_idle(),
-                Some(at) => match self.receiver.recv_timeout(clock::until(at)) {
-                    Ok(input) => Some(input),
-                    Err(RecvTimeoutError::Timeout) => None,
-                    Err(RecvTimeoutError::Disconnected) => return End::Stopped,
-                },
-            };
-            let more = std::iter::from_fn(|| self.receiver.try_recv().ok()).take(BATCH);
-            let inputs: Vec<Input> = first.into_iter().chain(more).collect();
-            for input in inputs {
-                if let Input::Stop(done) = input {
-                    self.stop(replica);
-                    let _ = done.send(());
-                    return End::Stopped;
+            let inputs = self.inbox.take(BATCH);
+            let wake = worker.turn(inputs, true);
+            if let Some(end) = worker.end.take() {
+                return end;
+            }
+            if self.inbox.is_empty() {
+                MutexGuard::unlocked(worker, || self.rest(wake));
+            }
+        }
+    }
+
+    /// Waits for work; gives memory back once nothing has come for a while.
+    fn rest(&self, wake: Option<Nanos>) {
+        if wake.is_none() {
+            self.inbox.was_busy();
+            let idle_at = clock::now() + IDLE.as_nanos() as u64;
+            self.inbox.wait(Some(idle_at));
+            if clock::now() < idle_at || self.inbox.was_busy() {
+                return;
+            }
+            crate::memory::idle();
+        }
+        self.inbox.wait(wake);
+    }
+
+    /// A replica that cannot be used refuses its sessions and says why.
+    fn run_failed(&self, worker: &Worker, reason: &str) {
+        tracing::error!(%reason, path = %worker.owner_path.display(), "the replica cannot be opened");
+        let close = |session: &Session| {
+            let reason = Bytes::copy_from_slice(reason.as_bytes());
+            session.outbox.send(Kind::Close, session.channel, reason);
+        };
+        worker.sessions.values().for_each(close);
+        loop {
+            self.inbox.wait(None);
+            for input in self.inbox.take(BATCH) {
+                match input {
+                    Input::Open(session) => close(&session),
+                    Input::Message(_, _, bytes) => {
+                        self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                    }
+                    Input::Status(reply) => {
+                        let _ = reply.send(Err(reason.to_owned()));
+                    }
+                    Input::Stop(done) => {
+                        let _ = done.send(());
+                        return;
+                    }
+                    Input::Disconnected(_) | Input::Synced(..) => {}
                 }
-                self.handle(&mut replica, input, &mut actions);
-            }
-            self.act(&mut replica, &mut actions);
-            wake = replica.background(clock::now());
-            while let Some(job) = replica.begin_sync(clock::now()) {
-                self.sync(job);
-            }
-            if replica.is_full() {
-                return End::Full(replica.status());
             }
         }
     }
 
-    /// Waits without a limit; gives memory back once nothing has come for a while.
-    fn next_when_idle(&self) -> Option<Input> {
-        match self.receiver.recv_timeout(IDLE) {
-            Err(RecvTimeoutError::Timeout) => {
-                crate::memory::idle();
-                self.receiver.recv().ok()
+    fn sync(self: &Arc<Self>, job: SyncJob) {
+        let shared = self.clone();
+        self.runtime.spawn_blocking(move || {
+            let result = job.run();
+            if shared.inbox.put(Input::Synced(job.ticket(), result)).is_ok() {
+                inbox::drive(&shared.worker, &shared.inbox);
             }
-            other => other.ok(),
-        }
+        });
+    }
+}
+
+impl Machine for Worker {
+    type Input = Input;
+    const BATCH: usize = BATCH;
+
+    fn lets_help(&self) -> bool {
+        self.end.is_none() && !self.in_turn && self.replica.as_ref().is_some_and(Replica::has_room)
     }
 
-    fn handle(&mut self, replica: &mut Replica, input: Input, actions: &mut Vec<ReplicaAction>) {
+    fn help(&mut self, inputs: Vec<Input>) -> Option<Nanos> {
+        let wake = self.turn(inputs, false);
+        // Only its own thread can end it.
+        if self.end.is_some() { Some(0) } else { wake }
+    }
+}
+
+impl Worker {
+    /// Handles what came and does what is due, in the own thread also what may take a while. When to come again.
+    fn turn(&mut self, inputs: Vec<Input>, own: bool) -> Option<Nanos> {
+        let shared = self.shared.upgrade()?;
+        if std::mem::replace(&mut self.in_turn, true) {
+            self.end = Some(End::Broken);
+            return None;
+        }
+        // Put back only at the end of a turn that did not panic.
+        let mut replica = self.replica.take()?;
+        for input in inputs {
+            self.handle(&shared, &mut replica, input);
+            if self.end.is_some() {
+                break;
+            }
+        }
+        self.act(&shared, &mut replica);
+        if own {
+            replica.background(clock::now());
+        }
+        while let Some(job) = replica.begin_sync(clock::now()) {
+            self.syncing += 1;
+            shared.sync(job);
+        }
+        for session in self.sessions.values() {
+            session.outbox.kick();
+        }
+        if replica.is_full() && self.end.is_none() {
+            self.end = Some(End::Full(replica.status()));
+        }
+        let wake = replica.due(clock::now());
+        self.replica = Some(replica);
+        self.in_turn = false;
+        wake
+    }
+
+    fn handle(&mut self, shared: &Shared, replica: &mut Replica, input: Input) {
         match input {
             Input::Open(session) => {
                 self.sessions.insert(session.number, session);
             }
             Input::Message(session, message, bytes) => {
-                self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
                 // What was still under way when the session was dropped.
                 if !self.sessions.contains_key(&session) {
                     return;
                 }
                 if let Message::Close { epoch } = &message {
-                    self.closed(*epoch);
+                    self.closed(shared, *epoch);
                 }
-                replica.handle(clock::now(), session, message, actions);
+                replica.handle(clock::now(), session, message, &mut self.actions);
             }
             Input::Disconnected(session) => {
                 if self.sessions.remove(&session).is_some() {
@@ -295,21 +418,22 @@ impl Worker {
                 if let Err(error) = &result {
                     tracing::error!(%error, path = %self.owner_path.display(), "sync failed: the replica must be rebuilt");
                 }
-                replica.synced(clock::now(), ticket, result, actions);
+                replica.synced(clock::now(), ticket, result, &mut self.actions);
             }
             Input::Status(reply) => {
                 let _ = reply.send(Ok(replica.status()));
             }
-            Input::Stop(_) => {}
+            Input::Stop(told) => self.end = Some(End::Stopped(told)),
         }
     }
 
-    fn act(&mut self, replica: &mut Replica, actions: &mut Vec<ReplicaAction>) {
+    fn act(&mut self, shared: &Shared, replica: &mut Replica) {
+        let mut actions = std::mem::take(&mut self.actions);
         for action in actions.drain(..) {
             match action {
                 ReplicaAction::Send { session, message } => {
                     if let Message::Promise(promise) = &message {
-                        self.promised(promise.epoch, session);
+                        self.promised(shared, promise.epoch, session);
                     }
                     if let Some(session) = self.sessions.get(&session) {
                         session.outbox.send_message(session.channel, &message);
@@ -327,40 +451,33 @@ impl Worker {
                 }
             }
         }
+        self.actions = actions;
     }
 
-    fn sync(&mut self, job: SyncJob) {
-        self.syncing += 1;
-        let inputs = self.inputs.clone();
-        self.runtime.spawn_blocking(move || {
-            let result = job.run();
-            let _ = inputs.send(Input::Synced(job.ticket(), result));
-        });
-    }
-
-    fn promised(&self, epoch: Epoch, session: u64) {
+    fn promised(&self, shared: &Shared, epoch: Epoch, session: u64) {
         let node = self
             .sessions
             .get(&session)
             .map(|s| s.node.clone())
             .unwrap_or_default();
-        self.set_owner(Owner {
+        let owner = Owner {
             epoch: epoch.counter,
             instance: format!("{:032x}", epoch.instance),
             node,
-        });
+        };
+        self.set_owner(shared, owner);
     }
 
-    fn closed(&self, epoch: Epoch) {
-        let mut owner = self.owner.lock().clone();
+    fn closed(&self, shared: &Shared, epoch: Epoch) {
+        let mut owner = shared.owner.lock().clone();
         if owner.epoch == epoch.counter && owner.instance == format!("{:032x}", epoch.instance) {
             owner.node.clear();
-            self.set_owner(owner);
+            self.set_owner(shared, owner);
         }
     }
 
     /// For people only (who has the volume?), so it is not synced, and a failure is no more than a note.
-    fn set_owner(&self, owner: Owner) {
+    fn set_owner(&self, shared: &Shared, owner: Owner) {
         let temporary = self.owner_path.with_extension("new");
         let text = serde_json::to_vec(&owner).unwrap_or_default();
         let written =
@@ -368,41 +485,15 @@ impl Worker {
         if let Err(error) = written {
             tracing::info!(%error, path = %self.owner_path.display(), "did not note the volume's owner");
         }
-        *self.owner.lock() = owner;
+        *shared.owner.lock() = owner;
     }
 
-    fn stop(&self, mut replica: Replica) {
+    fn stop(&self, replica: &mut Replica) {
         for session in self.sessions.values() {
             refuse(session, "the replica stops");
         }
         if let Err(error) = replica.stop_clean() {
             tracing::info!(%error, path = %self.owner_path.display(), "no clean-stop mark");
-        }
-    }
-
-    /// A replica that cannot be opened refuses its sessions and says why.
-    fn run_failed(self, error: &ReplicaError) {
-        tracing::error!(%error, path = %self.owner_path.display(), "the replica cannot be opened");
-        let reason = error.to_string();
-        while let Ok(input) = self.receiver.recv() {
-            match input {
-                Input::Open(session) => {
-                    session
-                        .outbox
-                        .send(Kind::Close, session.channel, reason.clone().into());
-                }
-                Input::Message(_, _, bytes) => {
-                    self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                }
-                Input::Status(reply) => {
-                    let _ = reply.send(Err(reason.clone()));
-                }
-                Input::Stop(done) => {
-                    let _ = done.send(());
-                    return;
-                }
-                Input::Disconnected(_) | Input::Synced(..) => {}
-            }
         }
     }
 }

@@ -4,7 +4,7 @@ use super::Store;
 use super::host::{Host, Session};
 use crate::core::wire::Message;
 use crate::net::control::{self, Hello, Open, Request, Response};
-use crate::net::frame::{Frame, FrameReader, Kind, PROTOCOL};
+use crate::net::frame::{Frame, FrameReader, Kind};
 use crate::net::identity::{Identity, Role};
 use crate::net::outbox::Outbox;
 use crate::net::{CONNECT_TIMEOUT, Error, SERVER_SILENCE};
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::ReadHalf;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -22,6 +22,9 @@ use tokio_rustls::server::TlsStream;
 const MAX_CHANNELS: usize = 1024;
 /// Requests of one connection worked on at a time.
 const MAX_REQUESTS: usize = 16;
+
+/// The limit of silence is moved at least so far at a time: moving a timer costs, and most messages come much sooner.
+const SILENCE_STEP: Duration = Duration::from_millis(50);
 
 /// Numbers of sessions, never used twice in a process.
 static SESSIONS: AtomicU64 = AtomicU64::new(1);
@@ -54,6 +57,7 @@ pub async fn serve(store: Arc<Store>, acceptor: TlsAcceptor, stream: TcpStream) 
         outbox: outbox.clone(),
         channels: HashMap::new(),
         requests: Arc::new(tokio::sync::Semaphore::new(MAX_REQUESTS)),
+        reached: Vec::new(),
     };
     let result = match connection.welcome(&first) {
         Ok(()) => {
@@ -82,6 +86,8 @@ struct Connection {
     outbox: Arc<Outbox>,
     channels: HashMap<u64, (Arc<Host>, u64)>,
     requests: Arc<tokio::sync::Semaphore>,
+    /// Replicas that got messages which nobody has seen to yet.
+    reached: Vec<Arc<Host>>,
 }
 
 impl Connection {
@@ -90,38 +96,51 @@ impl Connection {
             return Err(Error::Protocol("no hello".into()));
         }
         let hello: Hello = control::from_json(&first.payload)?;
-        if hello.protocol != PROTOCOL {
-            return Err(Error::Protocol(format!(
-                "version {} instead of {PROTOCOL}",
-                hello.protocol
-            )));
-        }
+        hello.check_version()?;
         if hello.cluster != self.store.cluster || self.identity.cluster != self.store.cluster {
             return Err(Error::Protocol(format!(
                 "this store belongs to cluster {}",
                 self.store.cluster
             )));
         }
-        let answer = Hello {
-            protocol: PROTOCOL,
-            cluster: self.store.cluster.clone(),
-            store: Some(self.store.catalog.store()),
-        };
+        let answer = Hello::ours(&self.store.cluster, Some(self.store.catalog.store()));
         self.outbox.send_json(Kind::Hello, 0, &answer);
         Ok(())
     }
 
     async fn run(&mut self, mut reader: FrameReader<ReadHalf<TlsStream<TcpStream>>>) -> Result<(), Error> {
+        let silence = tokio::time::sleep(SERVER_SILENCE);
+        tokio::pin!(silence);
         loop {
-            let next = tokio::time::timeout(SERVER_SILENCE, reader.next()).await;
-            let Some(frame) = next.map_err(|_| Error::Silent(SERVER_SILENCE))?? else {
-                return Ok(());
-            };
+            // What the last read brought is handled before more is waited for.
+            let handled = self.handle_all(&mut reader);
+            for host in self.reached.drain(..) {
+                host.drive();
+            }
+            handled?;
+            tokio::select! {
+                more = reader.more() => if !more? {
+                    return Ok(());
+                },
+                () = &mut silence => return Err(Error::Silent(SERVER_SILENCE)),
+            }
+            let heard = tokio::time::Instant::now();
+            // The timer is set late rather than often.
+            if silence.deadline() < heard + SERVER_SILENCE - SILENCE_STEP {
+                silence.as_mut().reset(heard + SERVER_SILENCE);
+            }
             if let Role::Engine(node) = &self.identity.role {
                 self.store.contacts.heard(node, Instant::now());
             }
+        }
+    }
+
+    /// Every frame that is here; notes the replicas that got something.
+    fn handle_all(&mut self, reader: &mut FrameReader<ReadHalf<TlsStream<TcpStream>>>) -> Result<(), Error> {
+        while let Some(frame) = reader.take()? {
             self.handle(frame)?;
         }
+        Ok(())
     }
 
     fn handle(&mut self, frame: Frame) -> Result<(), Error> {
@@ -138,6 +157,8 @@ impl Connection {
                     host.disconnected(*session);
                     self.channels.remove(&frame.channel);
                     self.close(frame.channel, "the store's disk does not keep up");
+                } else if !self.reached.iter().any(|reached| Arc::ptr_eq(reached, host)) {
+                    self.reached.push(host.clone());
                 }
             }
             Kind::Open => self.open(&frame)?,

@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+<<<<<<< HEAD
 use super::{Describe, Flavour, closure_of, operations, render, types, write_map};
+=======
+use super::{Flavour, closure_of, descriptions, operations, render, types, write_map};
+>>>>>>> main
 use crate::KUBERNETES_VERSION;
 use crate::facts::facts;
 use crate::registry::Resource;
@@ -77,11 +81,11 @@ fn definition_name(resource: &Resource) -> String {
 fn type_meta(properties: &mut Map<String, Value>) {
     properties.insert(
         "apiVersion".to_owned(),
-        json!({"type": "string", "description": "Version of the schema that this representation of the object follows."}),
+        json!({"type": "string", "description": descriptions::API_VERSION}),
     );
     properties.insert(
         "kind".to_owned(),
-        json!({"type": "string", "description": "What this object represents, in CamelCase."}),
+        json!({"type": "string", "description": descriptions::KIND}),
     );
 }
 
@@ -93,20 +97,24 @@ fn definition(published: &Published<'_>, flavour: Flavour) -> Value {
     };
     let free = schema["x-kubernetes-preserve-unknown-fields"] == true;
     if flavour == Flavour::V2 {
+        // What may hold anything is published as nothing but an object in version 2, so that clients do not refuse it.
+        if free {
+            schema = json!({});
+        }
         simplify(&mut schema);
     }
     if let Some(o) = schema.as_object_mut() {
         o.insert("type".to_owned(), "object".into());
-        // What may hold anything is published without structure in version 2, so that clients do not refuse it.
         if !(free && flavour == Flavour::V2) {
             let properties = o.entry("properties").or_insert_with(|| Value::Object(Map::new()));
             if let Some(properties) = properties.as_object_mut() {
                 type_meta(properties);
                 let reference = json!({"$ref": flavour.reference(facts().get(object_meta()).name)});
-                let metadata = match flavour {
+                let mut metadata = match flavour {
                     Flavour::V2 => reference,
                     Flavour::V3 => json!({"allOf": [reference], "default": {}}),
                 };
+                metadata["description"] = descriptions::METADATA.into();
                 properties.insert("metadata".to_owned(), metadata);
             }
         }
@@ -118,7 +126,8 @@ fn definition(published: &Published<'_>, flavour: Flavour) -> Value {
     schema
 }
 
-/// Takes away what version 2 cannot say.
+/// Takes away what version 2 cannot say, and what kubectl misreads in it: a field that may hold anything has no type
+/// there, nor has a list of which the items are not known, and a field that may be null is not required.
 fn simplify(schema: &mut Value) {
     let Some(o) = schema.as_object_mut() else { return };
     for name in ["allOf", "anyOf", "oneOf", "not", "default"] {
@@ -131,8 +140,27 @@ fn simplify(schema: &mut Value) {
         o.shift_remove("properties");
         o.shift_remove("additionalProperties");
     }
-    if nullable {
+    let list_of_anything = o.get("type") == Some(&"array".into()) && o.get("items").is_none();
+    let free_object = free && o.get("type") == Some(&"object".into());
+    if nullable || list_of_anything || free_object {
         o.shift_remove("type");
+    }
+    let null_allowed = |name: &Value| {
+        let name = name.as_str().unwrap_or_default();
+        let field = o.get("properties").and_then(|p| p.get(name));
+        field.is_some_and(|f| f["nullable"] == true)
+    };
+    let required = o.get("required").and_then(Value::as_array);
+    let required: Option<Vec<Value>> =
+        required.map(|names| names.iter().filter(|n| !null_allowed(n)).cloned().collect());
+    match required {
+        Some(names) if names.is_empty() => {
+            o.shift_remove("required");
+        }
+        Some(names) => {
+            o.insert("required".to_owned(), names.into());
+        }
+        None => {}
     }
     for name in ["items", "additionalProperties"] {
         if let Some(below) = o.get_mut(name) {
@@ -257,7 +285,10 @@ mod tests {
             "names": {"plural": "crontabs", "singular": "crontab", "kind": "CronTab", "listKind": "CronTabList"},
             "versions": [{"name": "v1", "served": true, "storage": true, "subresources": {"status": {}}, "schema": {
                 "openAPIV3Schema": {"type": "object", "description": "A table.", "properties": {
-                    "spec": {"type": "object", "properties": {"cron": {"type": "string", "nullable": true}}},
+                    "spec": {"type": "object", "required": ["cron", "n"], "properties": {
+                        "cron": {"type": "string", "nullable": true}, "n": {"type": "integer"},
+                        "any": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+                    }},
                 }},
             }}],
         }});
@@ -296,6 +327,10 @@ mod tests {
             && item["get"]["responses"]["200"]["schema"]["$ref"] == format!("#/definitions/{name}List")));
         let schema = &definitions.iter().find(|(n, _)| n == name).unwrap().1;
         assert_eq!(schema["description"], "A table.");
+        let spec = &schema["properties"]["spec"];
+        assert_eq!(spec["required"], json!(["n"]));
+        let free = json!({"x-kubernetes-preserve-unknown-fields": true});
+        assert_eq!(spec["properties"]["any"], free);
         assert!(
             schema["properties"]["spec"]["properties"]["cron"]
                 .get("type")
@@ -310,5 +345,65 @@ mod tests {
             v2["definitions"].get(name).is_some()
                 && v2["definitions"].get("io.k8s.api.core.v1.Pod").is_some()
         );
+    }
+
+    #[test]
+    fn what_may_hold_anything_is_only_an_object_in_version_2() {
+        let definition = json!({"spec": {
+            "group": "example.com", "scope": "Cluster",
+            "names": {"plural": "anys", "singular": "any", "kind": "Any", "listKind": "AnyList"},
+            "versions": [{"name": "v1", "served": true, "storage": true}],
+        }});
+        let versions = custom::versions(&definition);
+        let published = [Published {
+            resource: &versions[0].resource,
+            schema: json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}),
+        }];
+        let (_, definitions) = v2_parts(&published);
+        let gvk = json!([{"group": "example.com", "version": "v1", "kind": "Any"}]);
+        let expected = json!({"type": "object", "x-kubernetes-group-version-kind": gvk});
+        assert_eq!(
+            definitions
+                .iter()
+                .find(|(n, _)| n == "com.example.v1.Any")
+                .unwrap()
+                .1,
+            expected
+        );
+    }
+
+    #[test]
+    fn what_every_object_has_is_explained() {
+        let definition = json!({"spec": {
+            "group": "example.com", "scope": "Cluster",
+            "names": {"plural": "foos", "singular": "foo", "kind": "Foo", "listKind": "FooList"},
+            "versions": [{"name": "v1", "served": true, "storage": true}],
+        }});
+        let versions = custom::versions(&definition);
+        let published = [Published {
+            resource: &versions[0].resource,
+            schema: json!({"type": "object"}),
+        }];
+        let v3: Value = serde_json::from_slice(&v3_custom(&published)).unwrap();
+        let schemas = &v3["components"]["schemas"];
+        let says = |value: &Value, start: &str| {
+            value["description"]
+                .as_str()
+                .unwrap_or_default()
+                .starts_with(start)
+        };
+        let foo = &schemas["com.example.v1.Foo"]["properties"];
+        assert!(
+            says(&foo["apiVersion"], "APIVersion defines")
+                && says(&foo["metadata"], "Standard object's metadata")
+        );
+        let meta = &schemas["io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"]["properties"];
+        assert!(says(
+            &meta["creationTimestamp"],
+            "CreationTimestamp is a timestamp"
+        ));
+        for (name, field) in meta.as_object().unwrap() {
+            assert!(field["description"].is_string(), "{name} is not explained");
+        }
     }
 }

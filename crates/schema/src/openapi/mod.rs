@@ -4,6 +4,7 @@
 //! not facts that this crate knows.
 
 mod custom;
+mod descriptions;
 mod operations;
 mod protobuf;
 mod render;

@@ -2,7 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
+<<<<<<< HEAD
 use super::{Describe, Flavour};
+=======
+use super::{Flavour, descriptions};
+>>>>>>> main
 use crate::facts::{Field, Inner, ListType, Scalar, Shape, TypeId, Wrap, facts};
 
 /// The schema of a definition.
@@ -28,7 +32,11 @@ pub(super) fn definition(id: TypeId, flavour: Flavour, describe: Describe<'_>) -
     if !fields.is_empty() {
         let properties: Map<String, Value> = fields
             .iter()
+<<<<<<< HEAD
             .map(|f| (f.name.to_owned(), property(f, flavour, describe(ty.name, f.name))))
+=======
+            .map(|f| (f.name.to_owned(), property(id, f, flavour)))
+>>>>>>> main
             .collect();
         schema.insert("properties".into(), properties.into());
     }
@@ -45,11 +53,19 @@ pub(super) fn definition(id: TypeId, flavour: Flavour, describe: Describe<'_>) -
     schema.into()
 }
 
+<<<<<<< HEAD
 fn property(field: &Field, flavour: Flavour, description: Option<&str>) -> Value {
     let mut schema = shape(field.shape, flavour);
     let mut extensions: Vec<(&str, Value)> = Vec::new();
     if let Some(words) = description {
         extensions.push(("description", words.into()));
+=======
+fn property(owner: TypeId, field: &Field, flavour: Flavour) -> Value {
+    let mut schema = shape(field.shape, flavour);
+    let mut extensions: Vec<(&str, Value)> = Vec::new();
+    if let Some(description) = description(owner, field.name) {
+        extensions.push(("description", description.into()));
+>>>>>>> main
     }
     match field.list {
         ListType::Unset => {}
@@ -82,6 +98,20 @@ fn property(field: &Field, flavour: Flavour, description: Option<&str>) -> Value
         );
     }
     schema
+}
+
+/// What is said of the fields that every object has.
+fn description(owner: TypeId, field: &str) -> Option<&'static str> {
+    if owner == crate::structural::object_meta() {
+        return descriptions::of_object_meta(field);
+    }
+    let is_object = facts().get(owner).gvks().next().is_some();
+    match field {
+        "apiVersion" if is_object => Some(descriptions::API_VERSION),
+        "kind" if is_object => Some(descriptions::KIND),
+        "metadata" if is_object => Some(descriptions::METADATA),
+        _ => None,
+    }
 }
 
 fn shape(shape: Shape, flavour: Flavour) -> Value {

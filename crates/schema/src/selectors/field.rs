@@ -46,6 +46,18 @@ impl FieldSelector {
         &self.requirements
     }
 
+    /// The same requirements on fields of other names.
+    #[must_use]
+    pub fn renamed(&self, name: impl Fn(&str) -> String) -> FieldSelector {
+        let renamed = |r: &FieldRequirement| FieldRequirement {
+            field: name(&r.field),
+            ..r.clone()
+        };
+        FieldSelector {
+            requirements: self.requirements.iter().map(renamed).collect(),
+        }
+    }
+
     /// The fields that it names: each must be selectable ([`crate::check_field_selector`]).
     pub fn fields(&self) -> impl Iterator<Item = &str> {
         self.requirements.iter().map(|r| r.field.as_str())

@@ -100,10 +100,12 @@ pub fn prepare_status_update(resource: &Resource, old: &Value, new: &mut Value) 
             "apiextensions.k8s.io"
             | "apiregistration.k8s.io"
             | "flowcontrol.apiserver.k8s.io"
-            | "resource.k8s.io",
+            | "resource.k8s.io"
+            | "storage.k8s.io"
+            | "admissionregistration.k8s.io",
             _,
         )
-        | ("networking.k8s.io" | "storage.k8s.io" | "admissionregistration.k8s.io", _) => {
+        | ("networking.k8s.io", "servicecidrs") => {
             &["labels", "annotations", "finalizers", "ownerReferences"]
         }
         _ => &[],
@@ -121,24 +123,17 @@ pub fn prepare_status_update(resource: &Resource, old: &Value, new: &mut Value) 
     }
 }
 
-/// Before an update of `approval` of a certificate signing request: only approval conditions change.
+/// Before an update of `approval` of a certificate signing request: only conditions change, of whatever type.
 pub fn prepare_approval_update(old: &Value, new: &mut Value) {
     keep_metadata(old, new);
     set_generation(new, old.int(&["metadata", "generation"]));
     keep(old, new, "spec");
     let wanted: Vec<Value> = new.items(&["status", "conditions"]).to_vec();
     keep(old, new, "status");
-    let mut conditions: Vec<Value> = old
-        .items(&["status", "conditions"])
-        .iter()
-        .filter(|c| !is_approval(c))
-        .cloned()
-        .collect();
-    conditions.extend(wanted.into_iter().filter(is_approval));
     if let Some(o) = new.as_object_mut() {
         let status = o.entry("status").or_insert_with(|| Value::Object(Map::new()));
         if let Some(status) = status.as_object_mut() {
-            status.insert("conditions".to_owned(), conditions.into());
+            status.insert("conditions".to_owned(), wanted.into());
         }
     }
 }

@@ -174,3 +174,31 @@ fn approval_is_apart_from_status() {
     prepare_status_update(csr, &old, &mut status);
     assert_eq!(status["status"], json!({"certificate": "x"}));
 }
+
+#[test]
+fn approval_takes_conditions_of_any_type() {
+    let old = json!({"metadata": {}, "spec": {}, "status": {"conditions": [{"type": "Other"}], "certificate": "x"}});
+    let conditions = json!([{"type": "Other"}, {"type": "Mine"}]);
+    let mut new =
+        json!({"metadata": {}, "spec": {}, "status": {"conditions": conditions, "certificate": "y"}});
+    prepare_approval_update(&old, &mut new);
+    assert_eq!(
+        new["status"],
+        json!({"conditions": conditions, "certificate": "x"})
+    );
+}
+
+#[test]
+fn annotations_go_with_the_status_where_upstream_lets_them() {
+    let old = json!({"metadata": {}, "spec": {}});
+    let sent = json!({"metadata": {"annotations": {"a": "b"}}, "status": {}});
+    for (group, plural, kept) in [
+        ("networking.k8s.io", "ingresses", true),
+        ("networking.k8s.io", "servicecidrs", false),
+        ("storage.k8s.io", "volumeattachments", false),
+    ] {
+        let mut new = sent.clone();
+        prepare_status_update(resource(group, plural), &old, &mut new);
+        assert_eq!(new["metadata"].get("annotations").is_some(), kept, "{plural}");
+    }
+}

@@ -12,8 +12,13 @@ use bytes::Bytes;
 const WRITES: u32 = 2;
 /// The source has not applied enough yet: ask again after so long.
 const RETRY: Nanos = 10 * MILLI;
-/// Nanoseconds for each copied KiB: about 250 MB/s, so that one learner does not take the whole network.
-const PACE_PER_KIB: Nanos = 4_000;
+/// While the device is used, the next piece is asked for after this share of the time that the last one took, so that
+/// the source is not always busy with copies. How long a piece takes tells how busy the machines are.
+const PAUSE_PERCENT: Nanos = 50;
+/// The device counts as used for so long after a request.
+const USED: Nanos = 100 * MILLI;
+/// Longest pause.
+const MAX_PAUSE: Nanos = 50 * MILLI;
 
 /// One learner's copy.
 pub(super) struct CopyTask {
@@ -25,6 +30,8 @@ pub(super) struct CopyTask {
     need: Seq,
     /// (request, source) of a `CopyRead`.
     reading: Option<(u64, usize)>,
+    /// When it was sent.
+    asked_at: Nanos,
     writing: u32,
     not_before: Nanos,
     done_sent: bool,
@@ -37,6 +44,7 @@ impl CopyTask {
             position: cursor,
             need,
             reading: None,
+            asked_at: 0,
             writing: 0,
             not_before: 0,
             done_sent: false,
@@ -115,6 +123,7 @@ impl Engine {
         let (from, applied) = (copy.position, copy.need);
         self.next_request = request;
         copy.reading = Some((request, source));
+        copy.asked_at = self.now;
         let epoch = self.epoch;
         if self.peers[source].told_commit < applied {
             // The source applies only what it knows to be durable in a quorum.
@@ -145,6 +154,7 @@ impl Engine {
     ) {
         self.answered(source);
         let now = self.now;
+        let used = self.requests.last_change() + USED > now;
         let reads = |p: &super::Peer| {
             p.copy
                 .as_ref()
@@ -161,7 +171,9 @@ impl Engine {
             copy.not_before = now + RETRY;
             return;
         }
-        copy.not_before = now + PACE_PER_KIB * (data.len() as u64 >> 10);
+        let took = now.saturating_sub(copy.asked_at);
+        let pause = (took * PAUSE_PERCENT / 100).min(MAX_PAUSE);
+        copy.not_before = if used { now + pause } else { 0 };
         copy.position = next;
         copy.need = copy.need.max(applied);
         copy.writing += 1;

@@ -4,15 +4,49 @@ use super::reads::Owner;
 use super::stream::WINDOW_BYTES;
 use super::{BTreeMap, Engine, EngineAction, Op, OpError, Phase, VecDeque, verify};
 use crate::core::checksum;
-use crate::core::types::{BLOCK, Seq};
+use crate::core::types::{BLOCK, Nanos, Seq};
 use crate::core::wire::{Body, MAX_RECORD_BLOCKS, Message};
 use bytes::{Bytes, BytesMut};
 
 const BLOCK_BYTES: u64 = BLOCK as u64;
 
+/// So many flushes in a row, each after at most [`EAGER_RECORDS`] records, make a habit.
+const HABIT: u32 = 4;
+/// See [`HABIT`].
+const EAGER_RECORDS: u64 = 2;
+
+/// Whether the device is used by somebody who flushes after every write or two (a database's log, a file system's
+/// journal). Then the members sync such a write when it comes, while its answer is still on the way, and the flush that
+/// follows has less to wait for. A wrong guess costs them one sync.
+#[derive(Default)]
+struct Habit {
+    flushes: u32,
+    /// Last record when the last flush came.
+    flushed: Seq,
+}
+
+impl Habit {
+    fn flush(&mut self, last: Seq) {
+        let few = (1..=EAGER_RECORDS).contains(&last.saturating_sub(self.flushed));
+        self.flushes = if few { (self.flushes + 1).min(HABIT) } else { 0 };
+        self.flushed = last;
+    }
+
+    /// A record was assigned; whether its flush is to be expected.
+    fn expects_flush(&mut self, last: Seq) -> bool {
+        if last.saturating_sub(self.flushed) > EAGER_RECORDS {
+            self.flushes = 0;
+        }
+        self.flushes >= HABIT
+    }
+}
+
 /// What a request waits for.
 #[derive(Default)]
 pub(super) struct Requests {
+    habit: Habit,
+    /// When the last write or zero was admitted.
+    last_change: Nanos,
     /// Not admitted yet, in order. Bounded by what the device lets be outstanding.
     queue: VecDeque<(u64, Op)>,
     /// (seq, request): complete when committed. Ascending.
@@ -41,6 +75,13 @@ fn span(op: &Op) -> Option<(u64, u64)> {
         Op::Write { offset, data, .. } => Some((*offset, data.len() as u64)),
         Op::Zero { offset, len, .. } => Some((*offset, *len)),
         _ => None,
+    }
+}
+
+impl Requests {
+    /// When the device last changed something, or waited for it to be durable.
+    pub fn last_change(&self) -> Nanos {
+        self.last_change
     }
 }
 
@@ -139,6 +180,8 @@ impl Engine {
     }
 
     fn start_flush(&mut self, request: u64) {
+        self.requests.last_change = self.now;
+        self.requests.habit.flush(self.stream.last);
         // Everything completed before is committed.
         self.wait_durable(self.stream.committed, request);
     }
@@ -219,11 +262,14 @@ impl Engine {
             Op::Zero { offset, len, discard } => self.assign_zero(offset, len, discard, edges),
             _ => return,
         };
+        self.requests.last_change = self.now;
         if durable {
-            self.wait_durable(last, request);
-        } else {
-            self.requests.committed.push_back((last, request));
+            return self.wait_durable(last, request);
         }
+        if self.requests.habit.expects_flush(last) {
+            self.stream.sync_to = last;
+        }
+        self.requests.committed.push_back((last, request));
     }
 
     fn assign_data(&mut self, offset: u64, data: Bytes, edges: &[(u64, Bytes)]) -> Seq {
@@ -344,5 +390,36 @@ impl Engine {
         for request in all {
             self.complete(request, Err(error));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_flushes_after_every_write_is_expected_to() {
+        let mut habit = Habit::default();
+        let mut last = 100;
+        let mut write = |habit: &mut Habit| {
+            last += 1;
+            (last, habit.expects_flush(last))
+        };
+        // The first flush comes after many records; then a habit forms.
+        let mut expected = Vec::new();
+        for _ in 0..7 {
+            let (at, expects) = write(&mut habit);
+            expected.push(expects);
+            habit.flush(at);
+        }
+        assert_eq!(expected, [false, false, false, false, false, true, true]);
+        // Two records before a flush are still few, a third ends it.
+        assert!(write(&mut habit).1);
+        assert!(write(&mut habit).1);
+        assert!(!write(&mut habit).1);
+        assert!(!write(&mut habit).1);
+        let (at, _) = write(&mut habit);
+        habit.flush(at);
+        assert!(!write(&mut habit).1, "the habit forms anew");
     }
 }

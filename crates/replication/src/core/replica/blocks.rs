@@ -146,6 +146,14 @@ impl Blocks {
         self.meta.pwritev(&[&raw], block * ENTRY as u64)
     }
 
+    /// Writes the data of consecutive blocks, whose entries are written afterwards.
+    pub fn write_data(&self, block: u64, data: &[&[u8]]) -> io::Result<()> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.data.pwritev(data, block * BLOCK as u64)
+    }
+
     /// Frees the data of a range whose entries say zero.
     pub fn punch(&self, block: u64, count: u64) -> io::Result<()> {
         self.data.punch(block * BLOCK as u64, count * BLOCK as u64)

@@ -7,6 +7,9 @@ use crate::core::types::{BLOCK, Seq};
 use crate::core::wire::{BlockEntry, BlockKind, Message};
 use bytes::Bytes;
 
+/// Copied blocks in one such stretch share the reading and writing of their entries: two pages of them.
+const SPAN_BLOCKS: u64 = 512;
+
 impl Replica {
     /// Copied blocks come from applied state of the source, so they never contain what could still be dropped.
     /// Where the stream has brought something newer already, it stays.
@@ -22,47 +25,24 @@ impl Replica {
         if self.state.copy.is_none() {
             return Err(Fault::Protocol("a copy for a replica that is no learner"));
         }
-        let mut at = 0;
+        let mut rest = &data[..];
+        let mut copied: Vec<(&BlockEntry, &[u8])> = Vec::with_capacity(blocks.len());
         for b in blocks {
             let len = if b.kind == BlockKind::Data { BLOCK } else { 0 };
-            let bytes = data
-                .get(at..at + len)
+            let (bytes, after) = rest
+                .split_at_checked(len)
                 .ok_or(Fault::Protocol("a copy without its data"))?;
-            at += len;
+            rest = after;
             if b.kind == BlockKind::Data && checksum::block(self.seed, b.block, b.version, bytes) != b.crc {
                 return Err(Fault::Protocol("a copied block was damaged on its way"));
             }
-            let old = self.blocks.entries(b.block, 1).during("reading entries")?[0];
-            // Applied at the source means durable in a quorum.
-            self.journal.commit = self.journal.commit.max(b.version);
-            if self.newer(&old, b.version) {
-                continue;
-            }
-            match b.kind {
-                BlockKind::Data => {
-                    let entry = Entry::data(b.version, b.crc);
-                    self.blocks
-                        .write(b.block, &[entry], Some(&[bytes]))
-                        .during("writing blocks")?;
-                }
-                BlockKind::Zero => {
-                    if old.is_data() {
-                        self.blocks.punch(b.block, 1).during("freeing blocks")?;
-                    }
-                    self.blocks
-                        .write(b.block, &[Entry::zero(self.seed, b.block, b.version)], None)
-                        .during("writing entries")?;
-                }
-                // No good copy yet: remember what should be here, so that a read finds it bad and looks elsewhere.
-                BlockKind::Bad => {
-                    let entry = Entry::data(b.version, b.crc);
-                    let nothing = [0u8; BLOCK];
-                    self.blocks
-                        .write(b.block, &[entry], Some(&[&nothing]))
-                        .during("writing blocks")?;
-                }
-            }
-            self.copied += BLOCK as u64;
+            copied.push((b, bytes));
+        }
+        if !blocks.is_sorted_by(|a, b| a.block < b.block) {
+            return Err(Fault::Protocol("copied blocks out of order"));
+        }
+        for near in copied.chunk_by(|a, b| a.0.block / SPAN_BLOCKS == b.0.block / SPAN_BLOCKS) {
+            self.write_copies(near)?;
         }
         self.cursor = self.cursor.max(cursor);
         out.push(ReplicaAction::Send {
@@ -70,6 +50,51 @@ impl Replica {
             message: Message::CopyWritten { request },
         });
         Ok(())
+    }
+
+    /// Writes copied blocks that are near each other: data in as few pieces as there are gaps, entries in one.
+    fn write_copies(&mut self, copied: &[(&BlockEntry, &[u8])]) -> Outcome {
+        let (Some((first, _)), Some((last, _))) = (copied.first(), copied.last()) else {
+            return Ok(());
+        };
+        let start = first.block;
+        let mut entries = self
+            .blocks
+            .entries(start, last.block + 1 - start)
+            .during("reading entries")?;
+        let nothing = [0u8; BLOCK];
+        let mut run: Vec<&[u8]> = Vec::new();
+        let mut run_start = start;
+        for (b, bytes) in copied {
+            let entry = &mut entries[(b.block - start) as usize];
+            // Applied at the source means durable in a quorum.
+            self.journal.commit = self.journal.commit.max(b.version);
+            if self.newer(entry, b.version) {
+                continue;
+            }
+            self.copied += BLOCK as u64;
+            let bytes = match b.kind {
+                BlockKind::Data => *bytes,
+                BlockKind::Zero => {
+                    if entry.is_data() {
+                        self.blocks.punch(b.block, 1).during("freeing blocks")?;
+                    }
+                    *entry = Entry::zero(self.seed, b.block, b.version);
+                    continue;
+                }
+                // No good copy yet: remember what should be here, so that a read finds it bad and looks elsewhere.
+                BlockKind::Bad => &nothing[..],
+            };
+            *entry = Entry::data(b.version, b.crc);
+            if run_start + run.len() as u64 != b.block {
+                self.blocks.write_data(run_start, &run).during("writing blocks")?;
+                run.clear();
+                run_start = b.block;
+            }
+            run.push(bytes);
+        }
+        self.blocks.write_data(run_start, &run).during("writing blocks")?;
+        self.blocks.write(start, &entries, None).during("writing entries")
     }
 
     /// A record that is nowhere but in the journal cannot be read: the log ends before it, with a hole (R10).

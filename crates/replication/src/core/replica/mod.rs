@@ -6,6 +6,7 @@
 //! the order of blocks, syncs both files, and only then may the journal's segments be used again (R9).
 
 mod blocks;
+mod bounds;
 mod index;
 mod journal;
 mod learn;
@@ -289,6 +290,7 @@ impl Replica {
         if !any && (epoch != self.state.promised || self.session != Some(session)) {
             return Err(Fault::Protocol("not the session of the promise"));
         }
+        self.check_bounds(&m)?;
         if self.adopted {
             self.lease_until = self.lease_until.max(now + LEASE_GRANT);
             self.lease_instance = epoch.instance;

@@ -156,6 +156,11 @@ impl Replica {
             blocks: Vec::with_capacity(count as usize),
             data: Vec::with_capacity(count as usize * BLOCK),
         };
+        self.compose_sources(block, &sources, &mut c)?;
+        Ok(c)
+    }
+
+    fn compose_sources(&self, block: u64, sources: &[Source], c: &mut Composed) -> Outcome {
         let mut i = 0;
         while i < sources.len() {
             let same = |s: &Source| match (s, &sources[i]) {
@@ -164,10 +169,10 @@ impl Replica {
                 _ => false,
             };
             let run = 1 + sources[i + 1..].iter().take_while(|s| same(s)).count();
-            self.compose_run(block + i as u64, &sources[i..i + run], &mut c)?;
+            self.compose_run(block + i as u64, &sources[i..i + run], c)?;
             i += run;
         }
-        Ok(c)
+        Ok(())
     }
 
     fn compose_run(&self, block: u64, run: &[Source], c: &mut Composed) -> Outcome {
@@ -254,20 +259,18 @@ impl Replica {
         while next < end && next - from < COPY_SCAN && c.data.len() < ANSWER_BYTES {
             let count = (end - next).min(u64::from(MAX_RECORD_BLOCKS));
             let entries = self.blocks.entries(next, count).during("reading entries")?;
-            let newer = |(i, e): (usize, &Entry)| {
-                e.version > have || !(e.is_data() || e.is_sound_zero(self.seed, next + i as u64))
-            };
-            if entries.iter().enumerate().any(newer) {
-                let all = self.compose(next, count, true)?;
-                let mut at = 0;
-                for b in all.blocks {
-                    let len = if b.kind == BlockKind::Data { BLOCK } else { 0 };
-                    if b.version > have || b.kind == BlockKind::Bad {
-                        c.data.extend_from_slice(&all.data[at..at + len]);
-                        c.blocks.push(b);
-                    }
-                    at += len;
+            // Only what the learner lacks, and what is bad here, is read.
+            let wanted =
+                |(at, e): (u64, &Entry)| e.version > have || !(e.is_data() || e.is_sound_zero(self.seed, at));
+            let wanted: Vec<bool> = (next..).zip(&entries).map(wanted).collect();
+            let mut from = 0;
+            for run in wanted.chunk_by(|a, b| a == b) {
+                if run[0] {
+                    let places = entries[from..from + run.len()].iter().copied();
+                    let sources: Vec<Source> = places.map(Source::Place).collect();
+                    self.compose_sources(next + from as u64, &sources, &mut c)?;
                 }
+                from += run.len();
             }
             next += count;
         }

@@ -1,6 +1,6 @@
 //! Write-back: applying stable records in place, sorted by block, a slice at a time.
 
-use super::blocks::Entry;
+use super::blocks::{Blocks, Entry};
 use super::index::{HeldKind, Index, Piece};
 use super::{During, Fault, Outcome, Replica};
 use crate::core::types::{BLOCK, MILLI, Nanos, SECOND, Seq};
@@ -54,41 +54,66 @@ impl Replica {
         }
     }
 
+    /// When [`Replica::background`] or [`Replica::begin_sync`] has something to do; none: only after something else
+    /// happened. Does nothing itself.
+    pub fn due(&self, now: Nanos) -> Option<Nanos> {
+        if self.failed.is_some() {
+            return None;
+        }
+        let sweep = match &self.sweep {
+            Some(_) if self.in_hurry() => Some(now),
+            Some(sweep) => Some(sweep.next),
+            None => self.sweep_due(now),
+        };
+        [sweep, self.header_due(), self.sync_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// A record can be appended without making room for it first.
+    pub fn has_room(&self) -> bool {
+        self.failed.is_none() && !self.in_hurry()
+    }
+
+    fn in_hurry(&self) -> bool {
+        self.want_applied > self.applied
+            || self.journal.pinned_segments(self.applied_synced) >= PRESSURE_SEGMENTS
+    }
+
+    /// When to begin a sweep.
+    fn sweep_due(&self, now: Nanos) -> Option<Nanos> {
+        let possible = self.sweep.is_none() && self.stable > self.applied && !self.jobs.blocks_busy();
+        let at_once = self.in_hurry() || self.stable_index.data_blocks() >= SWEEP_BLOCKS;
+        let aged = self.stable_since.map_or(now, |t| t + SWEEP_AGE);
+        possible.then_some(if at_once { now } else { aged })
+    }
+
+    /// When to write an empty header.
+    fn header_due(&self) -> Option<Nanos> {
+        let untold = self.journal.durable == self.journal.end && self.marked < self.journal.durable;
+        untold.then_some(self.last_append + IDLE_HEADER)
+    }
+
     fn work(&mut self, now: Nanos) -> Result<Option<Nanos>, Fault> {
-        let hurry = self.want_applied > self.applied
-            || self.journal.pinned_segments(self.applied_synced) >= PRESSURE_SEGMENTS;
-        let mut next = self.sync_deadline();
-        let mut at_least = |t: Nanos| next = Some(next.map_or(t, |n: Nanos| n.min(t)));
-        if self.sweep.is_none() && self.stable > self.applied && !self.jobs.blocks_busy() {
-            let due = self.stable_since.map_or(now, |t| t + SWEEP_AGE);
-            if hurry || due <= now || self.stable_index.data_blocks() >= SWEEP_BLOCKS {
-                self.start_sweep(now);
-            } else {
-                at_least(due);
-            }
+        let hurry = self.in_hurry();
+        if self.sweep_due(now).is_some_and(|t| t <= now) {
+            self.start_sweep(now);
         }
-        if let Some(sweep) = &mut self.sweep {
-            if sweep.next <= now || hurry {
-                sweep.next = now + SLICE_PAUSE;
-                self.apply_slice()?;
-            }
-            if let Some(sweep) = &self.sweep {
-                at_least(if hurry { now } else { sweep.next });
-            }
+        if let Some(sweep) = &mut self.sweep
+            && (sweep.next <= now || hurry)
+        {
+            sweep.next = now + SLICE_PAUSE;
+            self.apply_slice()?;
         }
-        if self.journal.durable == self.journal.end && self.marked < self.journal.durable {
-            let due = self.last_append + IDLE_HEADER;
-            if due <= now {
-                let synced = self.applied_synced;
-                self.journal
-                    .append(&*self.disk, &[], synced)
-                    .during("appending to the journal")?;
-                self.marked = self.journal.durable;
-            } else {
-                at_least(due);
-            }
+        if self.header_due().is_some_and(|t| t <= now) {
+            let synced = self.applied_synced;
+            self.journal
+                .append(&*self.disk, &[], synced)
+                .during("appending to the journal")?;
+            self.marked = self.journal.durable;
         }
-        Ok(next)
+        Ok(self.due(now))
     }
 
     fn start_sweep(&mut self, now: Nanos) {
@@ -165,29 +190,41 @@ impl Replica {
             .blocks
             .entries(piece.start, count)
             .during("reading entries")?;
-        let mut data = vec![0u8; count as usize * BLOCK];
-        self.journal
-            .read(&piece.held, piece.start, &mut data)
-            .during("reading the journal")?;
-        for (i, (old, bytes)) in present.iter().zip(data.chunks_exact(BLOCK)).enumerate() {
-            let block = piece.start + i as u64;
-            if self.newer(old, piece.held.seq) {
+        // Stretches of blocks that are not newer in place, each read to where it will be written from.
+        let stale = |i: &u64| !self.newer(&present[*i as usize], piece.held.seq);
+        let mut from = 0;
+        while from < count {
+            let len = (from..count).take_while(stale).count() as u64;
+            if len == 0 {
+                from += 1;
                 continue;
             }
-            if run.start + run.entries.len() as u64 != block || run.entries.is_empty() {
-                self.flush_run(run)?;
-                run.start = block;
+            let start = piece.start + from;
+            if run.start + run.entries.len() as u64 != start || run.entries.is_empty() {
+                Self::write_run(&self.blocks, run)?;
+                run.start = start;
             }
-            let crc = crcs[(block - piece.held.block) as usize];
-            run.entries.push(Entry::data(piece.held.seq, crc));
-            run.data.extend_from_slice(bytes);
+            let at = run.data.len();
+            run.data.resize(at + len as usize * BLOCK, 0);
+            self.journal
+                .read(&piece.held, start, &mut run.data[at..])
+                .during("reading the journal")?;
+            let first = (start - piece.held.block) as usize;
+            let entry = |crc: &u32| Entry::data(piece.held.seq, *crc);
+            run.entries
+                .extend(crcs[first..first + len as usize].iter().map(entry));
+            from += len;
         }
         Ok(())
     }
 
     fn flush_run(&mut self, run: &mut Run) -> Outcome {
+        Self::write_run(&self.blocks, run)
+    }
+
+    fn write_run(blocks: &Blocks, run: &mut Run) -> Outcome {
         if !run.entries.is_empty() {
-            let written = self.blocks.write(run.start, &run.entries, Some(&[&run.data]));
+            let written = blocks.write(run.start, &run.entries, Some(&[&run.data]));
             written.during("writing blocks")?;
             run.entries.clear();
             run.data.clear();

@@ -1,7 +1,8 @@
 //! Messages between an engine and one replica of one volume. The transport frames them and keeps their order
 //! within a session; [`Message::encode`] and [`Message::decode`] are the contents of one frame.
 //!
-//! Format history: 1, the first release.
+//! Format history: 1, the first; 2, `Welcome` and `Refused` tell the last epoch that the log has begun. The two ends name
+//! their version when they connect (`net::version`), and every message carries it.
 
 mod decode;
 mod encode;
@@ -12,7 +13,7 @@ use super::types::{Epoch, History, Nanos, ReplicaId, Seq};
 use bytes::Bytes;
 
 /// Version of the wire format.
-pub const WIRE_VERSION: u8 = 1;
+pub const WIRE_VERSION: u8 = 2;
 /// Most blocks in one record.
 pub const MAX_RECORD_BLOCKS: u32 = 256;
 /// Most payload of one message, bytes; a frame is at most this and 1 MiB of headers.
