@@ -2,11 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-<<<<<<< HEAD
-use super::{Describe, Flavour};
-=======
-use super::{Flavour, descriptions};
->>>>>>> main
+use super::{Describe, Flavour, descriptions};
 use crate::facts::{Field, Inner, ListType, Scalar, Shape, TypeId, Wrap, facts};
 
 /// The schema of a definition.
@@ -32,11 +28,10 @@ pub(super) fn definition(id: TypeId, flavour: Flavour, describe: Describe<'_>) -
     if !fields.is_empty() {
         let properties: Map<String, Value> = fields
             .iter()
-<<<<<<< HEAD
-            .map(|f| (f.name.to_owned(), property(f, flavour, describe(ty.name, f.name))))
-=======
-            .map(|f| (f.name.to_owned(), property(id, f, flavour)))
->>>>>>> main
+            .map(|f| {
+                let words = describe(ty.name, f.name).or_else(|| description(id, f.name));
+                (f.name.to_owned(), property(f, flavour, words))
+            })
             .collect();
         schema.insert("properties".into(), properties.into());
     }
@@ -53,19 +48,11 @@ pub(super) fn definition(id: TypeId, flavour: Flavour, describe: Describe<'_>) -
     schema.into()
 }
 
-<<<<<<< HEAD
 fn property(field: &Field, flavour: Flavour, description: Option<&str>) -> Value {
     let mut schema = shape(field.shape, flavour);
     let mut extensions: Vec<(&str, Value)> = Vec::new();
     if let Some(words) = description {
         extensions.push(("description", words.into()));
-=======
-fn property(owner: TypeId, field: &Field, flavour: Flavour) -> Value {
-    let mut schema = shape(field.shape, flavour);
-    let mut extensions: Vec<(&str, Value)> = Vec::new();
-    if let Some(description) = description(owner, field.name) {
-        extensions.push(("description", description.into()));
->>>>>>> main
     }
     match field.list {
         ListType::Unset => {}
@@ -100,7 +87,7 @@ fn property(owner: TypeId, field: &Field, flavour: Flavour) -> Value {
     schema
 }
 
-/// What is said of the fields that every object has.
+/// What is said of the fields that every object has, where the caller has no words for them.
 fn description(owner: TypeId, field: &str) -> Option<&'static str> {
     if owner == crate::structural::object_meta() {
         return descriptions::of_object_meta(field);

@@ -37,6 +37,7 @@ fn all() -> Vec<Case> {
         extending::admission(),
         extending::access(),
         workloads::workloads(),
+        workloads::jobs_and_more(),
         others::networks(),
         others::resources(),
     ]

@@ -80,6 +80,11 @@ pub(super) fn workloads() -> Vec<Case> {
                 "spec.jobTemplate.spec.manualSelector: Unsupported value: \"true\": supported values: \"nil\", \"false\"",
             ],
         ),
+    ]
+}
+
+pub(super) fn jobs_and_more() -> Vec<Case> {
+    vec![
         (
             "batch",
             "jobs",
