@@ -16,11 +16,14 @@ const BUCKETS: [f64; 18] = [
     0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 10.0, 30.0, 60.0,
 ];
 
+/// An operation and the type of its objects.
+type Kind = (&'static str, String);
+
 /// Requests to the state store.
 #[derive(Default)]
 pub struct Storage {
-    /// By operation and type of object.
-    requests: Mutex<BTreeMap<(&'static str, String), (Histogram, u64)>>,
+    /// How long those of each kind took, and how many failed.
+    requests: Mutex<BTreeMap<Kind, (Histogram, u64)>>,
 }
 
 impl Storage {
