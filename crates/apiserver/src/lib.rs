@@ -14,6 +14,7 @@ mod http;
 mod impersonate;
 mod json;
 mod kubelet;
+mod limits;
 mod listen;
 mod metrics;
 mod plain;
@@ -123,7 +124,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         key: config.etcd_key.clone(),
         ca: config.etcd_ca.clone(),
     };
+    let metrics = metrics::Metrics::default();
     let backend = Arc::new(EtcdStore::new(&config.etcd_servers, Some(&etcd))?);
+    let backend = Arc::new(metrics::TimedStore::new(backend, metrics.storage.clone()));
     let cipher = config
         .encryption_key
         .as_deref()
@@ -159,8 +162,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         shutdown: stopping.clone(),
         started: std::time::Instant::now(),
         bootstrapped: false.into(),
-        slots: Arc::new(tokio::sync::Semaphore::new(server::MAX_IN_FLIGHT)),
-        metrics: metrics::Metrics::default(),
+        limits: limits::Limits::new(),
+        metrics,
         config,
     });
     let mut background = tokio::task::JoinSet::new();

@@ -48,7 +48,7 @@ pub async fn answer(
         ["metrics"] => Ok(respond::bytes(
             200,
             "text/plain; version=0.0.4",
-            server.metrics.render(&server.store),
+            server.metrics.render(server),
         )),
         ["openid", "v1", "jwks"] => Ok(respond::bytes(
             200,
@@ -56,8 +56,8 @@ pub async fn answer(
             server.issuer.jwks().to_string(),
         )),
         [".well-known", "openid-configuration"] => Ok(respond::json(200, &openid(server))),
-        ["api"] => Ok(group_list(server, accept, true)),
-        ["apis"] => Ok(group_list(server, accept, false)),
+        ["api"] => Ok(group_list(server, accept, known_etag, true)),
+        ["apis"] => Ok(group_list(server, accept, known_etag, false)),
         ["api", version] => resource_list(server, version),
         ["apis", group] => {
             let group = discovery::api_group(group)
@@ -66,7 +66,15 @@ pub async fn answer(
             Ok(respond::json(200, &group))
         }
         ["apis", group, version] => resource_list(server, &format!("{group}/{version}")),
-        ["openapi", rest @ ..] => openapi::answer(server, rest, accept, known_etag),
+        ["openapi", rest @ ..] => {
+            let asked = openapi::Asked {
+                path: rest,
+                query,
+                accept,
+                known_etag,
+            };
+            openapi::answer(server, &asked)
+        }
         _ => Err(Status::no_such_path()),
     }
 }
@@ -138,7 +146,7 @@ fn aggregated(accept: &str) -> Option<AggregatedVersion> {
     None
 }
 
-fn group_list(server: &Server, accept: &str, core: bool) -> Response {
+fn group_list(server: &Server, accept: &str, known_etag: Option<&str>, core: bool) -> Response {
     let Some(version) = aggregated(accept) else {
         let value = if core {
             discovery::api_versions(&own_address(server))
@@ -161,11 +169,28 @@ fn group_list(server: &Server, accept: &str, core: bool) -> Response {
             "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"
         }
     };
-    let mut response = respond::bytes(200, content_type, value.to_string());
+    let text = value.to_string();
+    let etag = format!("\"{}\"", digest(content_type, &text));
+    let mut response = if respond::has_etag(known_etag, &etag) {
+        respond::not_modified(&etag)
+    } else {
+        respond::bytes(200, content_type, text)
+    };
+    respond::set_etag(&mut response, &etag);
     response
         .headers_mut()
         .insert(header::VARY, HeaderValue::from_static("Accept"));
     response
+}
+
+/// A name for what a document says in a form.
+fn digest(content_type: &str, text: &str) -> String {
+    use sha2::Digest as _;
+    let digest = sha2::Sha256::new()
+        .chain_update(content_type)
+        .chain_update(text)
+        .finalize();
+    digest.iter().take(16).map(|byte| format!("{byte:02X}")).collect()
 }
 
 fn resource_list(server: &Server, group_version: &str) -> Result<Response, Status> {

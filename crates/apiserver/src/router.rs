@@ -8,6 +8,8 @@ use crate::http::query::Query;
 use crate::http::request::RequestInfo;
 use crate::http::respond;
 use crate::http::status::Status;
+use crate::limits::is_long_running;
+use crate::metrics::Kind;
 use crate::rest::update::Part;
 use crate::rest::{
     create, delete, delete_collection, list, managed, patch, read, subresource, update, watch,
@@ -20,7 +22,6 @@ use parking_lot::Mutex;
 use schema::Resource;
 use schema::selectors::FieldSelector;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// Answers one request. Whatever goes wrong becomes a `Status`.
@@ -30,13 +31,18 @@ pub async fn handle(
     request: Request<Incoming>,
 ) -> Response {
     let started = Instant::now();
-    server.metrics.in_flight.fetch_add(1, Ordering::Relaxed);
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
-    let (verb, known) = (
-        info.verb.clone(),
-        lookup(&server, &info).map(|r| r.plural.to_string()),
+    let applies = is_apply(request.headers());
+    let kind = Kind::new(
+        &info,
+        lookup(&server, &info),
+        applies,
+        query.get("dryRun") == Some("All"),
     );
+    let verb = info.verb.clone();
+    // A watch is counted until its stream ends, which it does long after this.
+    let running = (is_long_running(&info)).then(|| server.metrics.begin(kind));
     let path = info.path.clone();
     let accept_encoding = request.headers().get(http::header::ACCEPT_ENCODING).cloned();
     let mut response = match answer(&server, peer, info, query, request).await {
@@ -44,16 +50,12 @@ pub async fn handle(
         Err(status) => respond::failure(Accept::JSON, &status),
     };
     respond::compress(accept_encoding.as_ref(), &mut response);
-    server.metrics.in_flight.fetch_sub(1, Ordering::Relaxed);
+    if let Some(running) = running {
+        response.body_mut().hold(running);
+    }
     let code = response.status().as_u16();
     let took = started.elapsed();
-    let resource = known.unwrap_or_default();
-    let counted = if resource.is_empty() {
-        "other"
-    } else {
-        verb.as_str()
-    };
-    server.metrics.observe(counted, &resource, code, took);
+    server.metrics.observe(kind, code, took);
     tracing::debug!(
         verb,
         path,
@@ -62,6 +64,14 @@ pub async fn handle(
         "request"
     );
     response
+}
+
+/// Whether a body is a configuration to be applied.
+fn is_apply(headers: &http::HeaderMap) -> bool {
+    headers
+        .get(http::header::CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok())
+        .is_some_and(|kind| kind.starts_with("application/apply-patch"))
 }
 
 async fn answer(
@@ -73,6 +83,7 @@ async fn answer(
 ) -> Result<Response, Status> {
     let user = authenticate(server, peer.as_deref(), request.headers()).await?;
     let user = impersonate::apply(server, user, request.headers())?;
+    let _slot = server.limits.enter(&info, &user)?;
     let wanted = attributes(&info, &query);
     authorize(server, &info, &user, &wanted).await?;
     let header = request
@@ -119,12 +130,6 @@ async fn answer(
         return crate::kubelet::relay(&call, resource, request).await;
     }
     let call = Arc::new(call);
-    // Watches take no slot: they wait, and cost next to nothing.
-    let _slot = if call.info.verb == "watch" {
-        None
-    } else {
-        Some(server.slot()?)
-    };
     let body = match request.method().as_str() {
         "GET" | "HEAD" => bytes::Bytes::new(),
         _ => read_body(request.into_body()).await?,

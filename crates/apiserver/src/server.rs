@@ -3,12 +3,10 @@
 use crate::Config;
 use crate::authn::issuer::Issuer;
 use crate::authz::Authorizer;
-use crate::http::status::Status;
 use crate::services::network::ServiceNetwork;
 use crate::store::Store;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// The server's parts.
@@ -31,26 +29,8 @@ pub struct Server {
     pub started: Instant,
     /// The default objects have been written.
     pub bootstrapped: std::sync::atomic::AtomicBool,
-    /// Requests that may be under way at once, long-running ones apart.
-    pub slots: Arc<Semaphore>,
+    /// How many requests may be under way at once, long-running ones apart.
+    pub limits: crate::limits::Limits,
     /// Figures for `/metrics`.
     pub metrics: crate::metrics::Metrics,
-}
-
-/// Requests under way at once; upstream's limits for reading and writing together. More would only queue, and take
-/// memory.
-pub const MAX_IN_FLIGHT: usize = 600;
-/// When a refused client should come again.
-const RETRY_AFTER_SECONDS: u32 = 1;
-
-impl Server {
-    /// A place among the requests under way. Without a free one the client is sent away for a second.
-    pub fn slot(&self) -> Result<OwnedSemaphorePermit, Status> {
-        self.slots.clone().try_acquire_owned().map_err(|_| {
-            Status::too_many_requests(
-                "The server has received too many requests and has asked us to try again later",
-                RETRY_AFTER_SECONDS,
-            )
-        })
-    }
 }

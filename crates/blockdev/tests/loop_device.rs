@@ -164,6 +164,7 @@ fn fio_verifies_what_it_wrote_and_requests_run_in_parallel() {
         "--size=64M",
         "--verify=crc32c",
         "--verify_fatal=1",
+        "--verify_state_save=0",
         "--fsync=50",
     ]));
     println!("{text}");

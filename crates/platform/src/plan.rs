@@ -60,6 +60,11 @@ pub struct Region {
     pub control_planes: Vec<u16>,
 }
 
+/// Address of the host on the bridge between regions of the cluster with this number.
+pub fn host_address(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 201, number, 1)
+}
+
 /// What the machine offers a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Machine {
@@ -181,7 +186,7 @@ impl Plan {
 
     /// Address of the host on the bridge between regions.
     pub fn host(&self) -> Ipv4Addr {
-        Ipv4Addr::new(10, 201, self.number, 1)
+        host_address(self.number)
     }
 
     /// Where clients on the host reach the API.

@@ -4,6 +4,7 @@
 use crate::layout::Layout;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::UdpSocket;
 use std::path::PathBuf;
 
 /// Why a number cannot be given or released.
@@ -45,12 +46,24 @@ struct Registry {
 
 /// The number of a cluster, a new one if it has none yet.
 pub fn number(layout: &Layout) -> Result<u8, Error> {
+    number_unless(layout, is_taken)
+}
+
+/// Whether a cluster that this registry does not know has the addresses of a number: one below another root.
+fn is_taken(number: u8) -> bool {
+    // Only an address of this machine can be bound.
+    UdpSocket::bind((crate::plan::host_address(number), 0)).is_ok()
+}
+
+fn number_unless(layout: &Layout, is_taken: impl Fn(u8) -> bool) -> Result<u8, Error> {
     change(layout, |registry| {
         if let Some(number) = registry.clusters.get(layout.cluster()) {
             return Ok(*number);
         }
         let used: Vec<u8> = registry.clusters.values().copied().collect();
-        let number = (0..MAX_CLUSTERS).find(|n| !used.contains(n)).ok_or(Error::Full)?;
+        let number = (0..MAX_CLUSTERS)
+            .find(|n| !used.contains(n) && !is_taken(*n))
+            .ok_or(Error::Full)?;
         registry.clusters.insert(layout.cluster().into(), number);
         Ok(number)
     })
@@ -136,17 +149,32 @@ fn change<T>(layout: &Layout, edit: impl FnOnce(&mut Registry) -> Result<T, Erro
 mod tests {
     use super::*;
 
+    fn free(_: u8) -> bool {
+        false
+    }
+
+    #[test]
+    fn addresses_of_a_cluster_below_another_root_are_left_alone() {
+        let root = tempfile::tempdir().expect("a directory");
+        let layout = Layout::below(root.path(), "a").expect("a good name");
+        assert_eq!(number_unless(&layout, |n| n < 2).expect("free"), 2);
+        // Its own addresses are there once it runs.
+        assert_eq!(number_unless(&layout, |_| true).expect("known"), 2);
+        let other = Layout::below(root.path(), "b").expect("a good name");
+        assert!(matches!(number_unless(&other, |_| true), Err(Error::Full)));
+    }
+
     #[test]
     fn numbers_are_stable_and_reused() {
         let root = tempfile::tempdir().expect("a directory");
         let layout = |name: &str| Layout::below(root.path(), name).expect("a good name");
-        assert_eq!(number(&layout("a")).expect("free"), 0);
-        assert_eq!(number(&layout("b")).expect("free"), 1);
-        assert_eq!(number(&layout("a")).expect("known"), 0);
+        assert_eq!(number_unless(&layout("a"), free).expect("free"), 0);
+        assert_eq!(number_unless(&layout("b"), free).expect("free"), 1);
+        assert_eq!(number_unless(&layout("a"), free).expect("known"), 0);
         note_ip_forward(&layout("a"), "0").expect("noted");
         note_ip_forward(&layout("a"), "1").expect("the first stays");
         assert_eq!(release(&layout("a")).expect("released"), None);
-        assert_eq!(number(&layout("c")).expect("free"), 0);
+        assert_eq!(number_unless(&layout("c"), free).expect("free"), 0);
         assert_eq!(release(&layout("c")).expect("released"), None);
         assert_eq!(release(&layout("b")).expect("released"), Some("0".into()));
         assert_eq!(existing(&layout("b")).expect("readable"), None);

@@ -41,7 +41,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         };
         let list = discovery::resource_list(&name).ok_or("a group and version without resources")?;
         write(&format!("{path}.json"), &text(list))?;
-        let document = openapi::v3(&name).ok_or("a group and version without a document")?;
+        let document =
+            openapi::v3(&name, &openapi::undescribed).ok_or("a group and version without a document")?;
         write(&format!("openapi/v3/{path}.json"), &document)?;
     }
     Ok(())

@@ -180,6 +180,16 @@ impl Cluster {
         crate::raw::request(&self.pki, self.address, Some(&files), method, path, headers, body).await
     }
 
+    /// A GET with the certificate of an administrator: code, headers as they came, body.
+    pub async fn admin_exchange(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<(u16, String, String)> {
+        let files = self.pki.cluster.files("admin");
+        crate::raw::exchange(&self.pki, self.address, Some(&files), "GET", path, headers, "").await
+    }
+
     /// Writes `DIR/NAME.kubeconfig` for a user, with certificates as files.
     pub fn kubeconfig(&self, name: &str, user: &str, groups: &[&str]) -> Result<PathBuf> {
         let files = self.pki.client(name, user, groups)?;

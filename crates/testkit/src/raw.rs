@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Sends a request over HTTP/1.1 and reads the answer to its end.
+/// Sends a request over HTTP/1.1 and reads the answer to its end: code and body.
 pub(crate) async fn request(
     pki: &Pki,
     address: SocketAddr,
@@ -17,6 +17,20 @@ pub(crate) async fn request(
     headers: &[(&str, &str)],
     body: &str,
 ) -> Result<(u16, String)> {
+    let (code, _, body) = exchange(pki, address, files, method, path, headers, body).await?;
+    Ok((code, body))
+}
+
+/// [`request`] with the headers of the answer, as they came.
+pub(crate) async fn exchange(
+    pki: &Pki,
+    address: SocketAddr,
+    files: Option<&tls::IdentityFiles>,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Result<(u16, String, String)> {
     let config = match files {
         Some(files) => tls::client_config(files, &[b"http/1.1"])?,
         None => {
@@ -57,7 +71,7 @@ pub(crate) async fn request(
     } else {
         body.into()
     };
-    Ok((code, body))
+    Ok((code, head.to_owned(), body))
 }
 
 fn unchunk(mut body: &str) -> String {

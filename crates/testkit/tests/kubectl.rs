@@ -103,7 +103,11 @@ async fn everyday_commands() {
         run(&["run", "pod", "--image=x"], "");
         assert!(run(&["describe", "pod", "pod"], "").contains("kube-api-access-"));
         assert!(run(&["describe", "deploy", "web"], "").contains("Replicas:"));
-        assert!(run(&["explain", "pod.spec.containers"], "").contains("image"));
+        let explained = run(&["explain", "pod.spec.containers"], "");
+        assert!(
+            explained.contains("image") && explained.contains("List of containers belonging to the pod"),
+            "{explained}"
+        );
         assert!(run(&["api-resources"], "").contains("deployments"));
         assert_eq!(run(&["auth", "can-i", "delete", "pods"], "").trim(), "yes");
         run(&["delete", "pod", "pod"], "");

@@ -83,7 +83,7 @@ pub fn run(args: &[String]) -> Result<()> {
         &all,
         &outcomes,
         &before,
-        &upstream::output(Path::new("date"), &["+%F"])?.trim().to_owned(),
+        upstream::output(Path::new("date"), &["+%F"])?.trim(),
     );
     std::fs::write(DOCUMENT, text).with_context(|| format!("write {DOCUMENT}"))?;
     for (name, outcome) in outcomes.iter().filter(|(_, o)| !o.passed) {

@@ -164,14 +164,19 @@ fn row(name: &str, outcome: Option<&Outcome>, before: &str, day: &str) -> String
             format!("{start}**failed** | {seconds:.1} | {day} | {} |", waits_for(name))
         }
         None => {
-            let known = before
-                .lines()
-                .find(|line| line.starts_with(&start) && !line.contains(" | not run | "));
-            known.map_or_else(
-                || format!("{start}not run | | | {} |", waits_for(name)),
-                str::to_owned,
-            )
+            let not_run = || format!("{start}not run | | | {} |", waits_for(name));
+            let mut kept = before.lines().filter(|line| line.starts_with(&start));
+            kept.find(|line| !line.contains(" | not run | "))
+                .map_or_else(not_run, |line| said_again(line, name))
         }
+    }
+}
+
+/// A line of an earlier run; what it waits for is what we know now.
+fn said_again(line: &str, name: &str) -> String {
+    match line.trim_end_matches(" |").rsplit_once(" | ") {
+        Some((result, _)) if line.contains(" | **failed** | ") => format!("{result} | {} |", waits_for(name)),
+        _ => line.to_owned(),
     }
 }
 

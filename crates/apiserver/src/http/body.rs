@@ -68,6 +68,15 @@ pub enum Body {
     Stream(BoxStream<'static, Bytes>),
     /// The body of another server's answer.
     Relay(hyper::body::Incoming),
+    /// A body with something that lives as long as it does.
+    Held(
+        Box<Body>,
+        #[expect(
+            dead_code,
+            reason = "it is dropped with the body, which is all that it is for"
+        )]
+        Box<dyn Send>,
+    ),
 }
 
 impl Body {
@@ -84,12 +93,20 @@ impl Body {
         }
     }
 
+    /// Keeps something until a stream ends. A body that is complete already keeps nothing.
+    pub fn hold(&mut self, what: impl Send + 'static) {
+        if matches!(self, Self::Stream(_) | Self::Relay(_)) {
+            let body = std::mem::replace(self, Self::empty());
+            *self = Self::Held(Box::new(body), Box::new(what));
+        }
+    }
+
     /// Its size in bytes, if it is known.
     pub fn len(&self) -> Option<u64> {
         match self {
             Self::Chunks(chunks) => Some(chunks.iter().map(|c| c.len() as u64).sum()),
             Self::Lazy { remaining, .. } => Some(*remaining),
-            Self::Gzip(_) | Self::Stream(_) | Self::Relay(_) => None,
+            Self::Gzip(_) | Self::Stream(_) | Self::Relay(_) | Self::Held(..) => None,
         }
     }
 
@@ -131,6 +148,7 @@ impl HttpBody for Body {
                 .poll_next(cx)
                 .map(|chunk| chunk.map(|c| Ok(Frame::data(c)))),
             Self::Relay(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Held(body, _) => Pin::new(body.as_mut()).poll_frame(cx),
         }
     }
 
@@ -141,12 +159,14 @@ impl HttpBody for Body {
             Self::Gzip(gzip) => gzip.encoder.is_none(),
             Self::Stream(_) => false,
             Self::Relay(body) => body.is_end_stream(),
+            Self::Held(body, _) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Relay(body) => body.size_hint(),
+            Self::Held(body, _) => body.size_hint(),
             known => known.len().map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }
@@ -170,6 +190,19 @@ mod tests {
             (Some(500_000), false)
         );
         assert_eq!(body.collect().await.unwrap().to_bytes().len(), 500_000);
+    }
+
+    #[tokio::test]
+    async fn a_stream_holds_what_it_is_given_until_it_ends() {
+        let held = std::sync::Arc::new(());
+        let mut body = Body::Stream(Box::pin(futures::stream::iter(chunks())));
+        body.hold(held.clone());
+        assert_eq!(std::sync::Arc::strong_count(&held), 2);
+        assert_eq!(body.collect().await.unwrap().to_bytes().len(), 500_000);
+        assert_eq!(std::sync::Arc::strong_count(&held), 1);
+        let mut complete = Body::full("x");
+        complete.hold(held.clone());
+        assert_eq!(std::sync::Arc::strong_count(&held), 1);
     }
 
     #[tokio::test]

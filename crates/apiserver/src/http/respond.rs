@@ -38,6 +38,16 @@ pub fn not_modified(etag: &str) -> Response {
     response
 }
 
+/// Whether a client says (`If-None-Match`) that it has this content.
+pub fn has_etag(known: Option<&str>, etag: &str) -> bool {
+    known.is_some_and(|known| {
+        known
+            .split(',')
+            .map(|one| one.trim().trim_start_matches("W/"))
+            .any(|one| one == etag || one == "*")
+    })
+}
+
 /// Names the content of an answer.
 pub fn set_etag(response: &mut Response, etag: &str) {
     if let Ok(etag) = HeaderValue::from_str(etag) {

@@ -197,20 +197,15 @@ async fn containers(call: &Call, resource: &'static Resource, body: &[u8]) -> Re
     let change = SpecChange::decode(call, body)?;
     let outcome = update::update(call, resource, Part::Raw, |old| {
         let wanted = change.apply(resource, old)?;
-        let before = old["spec"]["ephemeralContainers"].as_array().cloned().unwrap_or_default();
-        let after = wanted["spec"]["ephemeralContainers"].as_array().cloned().unwrap_or_default();
-        let kept = before.iter().all(|old| after.iter().any(|new| new["name"] == old["name"]));
-        if !kept {
-            return Err(Status::new(
-                422,
-                "Invalid",
-                format!("Pod \"{}\" is invalid: spec.ephemeralContainers: Forbidden: existing ephemeral containers may not be removed", call.info.name),
-            ));
-        }
         let mut new = old.clone();
-        new["spec"]["ephemeralContainers"] = after.into();
+        new["spec"]["ephemeralContainers"] = wanted["spec"]["ephemeralContainers"].clone();
         schema::default(resource, &mut new);
-        Ok(new)
+        let causes = schema::validate_ephemeral_containers(old, &new);
+        if causes.is_empty() {
+            Ok(new)
+        } else {
+            Err(Status::invalid(resource, &call.info.name, causes))
+        }
     })
     .await?;
     show(call, resource, &outcome)

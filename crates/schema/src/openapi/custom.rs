@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{Flavour, closure_of, descriptions, operations, render, types, write_map};
+use super::{Describe, Flavour, closure_of, descriptions, operations, render, types, write_map};
 use crate::KUBERNETES_VERSION;
 use crate::facts::facts;
 use crate::registry::Resource;
@@ -27,7 +27,7 @@ pub(super) fn v2_parts(published: &[Published<'_>]) -> (Named, Named) {
 }
 
 /// `/openapi/v3/apis/{group}/{version}` of a group of custom resources.
-pub fn v3_custom(published: &[Published<'_>]) -> Vec<u8> {
+pub fn v3_custom(published: &[Published<'_>], describe: Describe<'_>) -> Vec<u8> {
     let (paths, definitions) = parts(published, Flavour::V3);
     let mut schemas: BTreeMap<String, Value> = definitions.into_iter().collect();
     let meta = |name: &str| facts().find(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}"));
@@ -37,7 +37,7 @@ pub fn v3_custom(published: &[Published<'_>]) -> Vec<u8> {
     for id in closure_of(roots.chain([object_meta()]).collect()) {
         schemas.insert(
             facts().get(id).name.to_owned(),
-            types::definition(id, Flavour::V3),
+            types::definition(id, Flavour::V3, describe),
         );
     }
     let mut out = Vec::with_capacity(64 << 10);
@@ -294,7 +294,7 @@ mod tests {
             schema: definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone(),
         }];
         let name = "com.example.stable.v1.CronTab";
-        let v3: Value = serde_json::from_slice(&v3_custom(&published)).unwrap();
+        let v3: Value = serde_json::from_slice(&v3_custom(&published, &super::super::undescribed)).unwrap();
         let schema = &v3["components"]["schemas"][name];
         assert_eq!(
             schema["properties"]["spec"]["properties"]["cron"]["type"],
@@ -332,7 +332,11 @@ mod tests {
                 .get("type")
                 .is_none()
         );
-        let v2: Value = serde_json::from_slice(&super::super::v2_json_with(&published)).unwrap();
+        let v2: Value = serde_json::from_slice(&super::super::v2_json_with(
+            &published,
+            &super::super::undescribed,
+        ))
+        .unwrap();
         assert!(
             v2["definitions"].get(name).is_some()
                 && v2["definitions"].get("io.k8s.api.core.v1.Pod").is_some()
@@ -376,7 +380,7 @@ mod tests {
             resource: &versions[0].resource,
             schema: json!({"type": "object"}),
         }];
-        let v3: Value = serde_json::from_slice(&v3_custom(&published)).unwrap();
+        let v3: Value = serde_json::from_slice(&v3_custom(&published, &super::super::undescribed)).unwrap();
         let schemas = &v3["components"]["schemas"];
         let says = |value: &Value, start: &str| {
             value["description"]

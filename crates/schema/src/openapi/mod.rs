@@ -1,7 +1,7 @@
 //! OpenAPI documents, made from the facts on demand: nothing is kept, a caller that wants to may cache the bytes.
 //!
-//! They carry structure only, no descriptions: enough for `kubectl apply`, `explain`, `diff`, `--dry-run` and
-//! `--validate`, and for client generators.
+//! They carry structure; what types and fields are for is told by whoever calls ([`Describe`]), since those words are
+//! not facts that this crate knows.
 
 mod custom;
 mod descriptions;
@@ -21,6 +21,14 @@ use crate::registry::registry;
 pub use custom::{Published, v3_custom};
 use operations::PathItem;
 
+/// Says what a type of this name is for, or (where a second name is given) a field of it.
+pub type Describe<'a> = &'a (dyn Fn(&str, &str) -> Option<&'a str> + 'a);
+
+/// Tells nothing: documents have the structure alone.
+pub fn undescribed(_: &str, _: &str) -> Option<&'static str> {
+    None
+}
+
 /// Which version of the specification a part is rendered for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flavour {
@@ -39,11 +47,11 @@ impl Flavour {
 
 /// `/openapi/v2` as JSON.
 pub fn v2_json() -> Vec<u8> {
-    v2_json_with(&[])
+    v2_json_with(&[], &undescribed)
 }
 
 /// [`v2_json`] with custom resources.
-pub fn v2_json_with(published: &[Published<'_>]) -> Vec<u8> {
+pub fn v2_json_with(published: &[Published<'_>], describe: Describe<'_>) -> Vec<u8> {
     let (paths, definitions) = custom::v2_parts(published);
     // Written part by part: the whole tree would take ten times the memory of its text.
     let mut out = Vec::with_capacity(2 << 20);
@@ -65,7 +73,7 @@ pub fn v2_json_with(published: &[Published<'_>]) -> Vec<u8> {
         &mut out,
         facts()
             .types()
-            .map(|(id, ty)| (ty.name.to_owned(), types::definition(id, Flavour::V2)))
+            .map(|(id, ty)| (ty.name.to_owned(), types::definition(id, Flavour::V2, describe)))
             .chain(definitions),
     );
     out.extend_from_slice(br#","parameters":"#);
@@ -80,11 +88,11 @@ pub fn v2_json_with(published: &[Published<'_>]) -> Vec<u8> {
 /// `/openapi/v2` as protobuf: `openapi.v2.Document` of gnostic, which older clients ask for as
 /// `application/com.github.proto-openapi.spec.v2@v1.0+protobuf`.
 pub fn v2_protobuf() -> Vec<u8> {
-    v2_protobuf_with(&[])
+    v2_protobuf_with(&[], &undescribed)
 }
 
 /// [`v2_protobuf`] with custom resources.
-pub fn v2_protobuf_with(published: &[Published<'_>]) -> Vec<u8> {
+pub fn v2_protobuf_with(published: &[Published<'_>], describe: Describe<'_>) -> Vec<u8> {
     let (paths, definitions) = custom::v2_parts(published);
     protobuf::document(
         KUBERNETES_VERSION,
@@ -93,7 +101,7 @@ pub fn v2_protobuf_with(published: &[Published<'_>]) -> Vec<u8> {
             .chain(paths),
         facts()
             .types()
-            .map(|(id, ty)| (ty.name.to_owned(), types::definition(id, Flavour::V2)))
+            .map(|(id, ty)| (ty.name.to_owned(), types::definition(id, Flavour::V2, describe)))
             .chain(definitions),
         render::shared_parameters(),
     )
@@ -101,11 +109,12 @@ pub fn v2_protobuf_with(published: &[Published<'_>]) -> Vec<u8> {
 
 /// `/openapi/v3`: the index of documents, one for each group and version.
 pub fn v3_index() -> Vec<u8> {
-    v3_index_with(std::iter::empty())
+    v3_index_with(hash(), std::iter::empty())
 }
 
-/// [`v3_index`] with further entries: (`apis/group/version`, hash), for custom resources.
-pub fn v3_index_with(extra: impl IntoIterator<Item = (String, String)>) -> Vec<u8> {
+/// [`v3_index`] with a name for the content of its documents (which [`hash`] is, without descriptions), and with
+/// further entries: (`apis/group/version`, hash), for custom resources.
+pub fn v3_index_with(own: &str, extra: impl IntoIterator<Item = (String, String)>) -> Vec<u8> {
     let mut paths = Map::new();
     let own = registry().group_versions().into_iter().map(|(group, version)| {
         let name = if group.is_empty() {
@@ -113,7 +122,7 @@ pub fn v3_index_with(extra: impl IntoIterator<Item = (String, String)>) -> Vec<u
         } else {
             format!("apis/{group}/{version}")
         };
-        (name, hash().to_owned())
+        (name, own.to_owned())
     });
     for (name, hash) in own.chain(extra) {
         let url = format!("/openapi/v3/{name}?hash={hash}");
@@ -123,7 +132,7 @@ pub fn v3_index_with(extra: impl IntoIterator<Item = (String, String)>) -> Vec<u
 }
 
 /// `/openapi/v3/api/v1` or `/openapi/v3/apis/{group}/{version}`, for `v1` or `group/version`; none if it is not built in.
-pub fn v3(group_version: &str) -> Option<Vec<u8>> {
+pub fn v3(group_version: &str, describe: Describe<'_>) -> Option<Vec<u8>> {
     let (group, version) = group_version.split_once('/').unwrap_or(("", group_version));
     let items: Vec<PathItem> = operations::of_group_version(group, version).collect();
     if !registry().group_versions().contains(&(group, version)) {
@@ -148,9 +157,12 @@ pub fn v3(group_version: &str) -> Option<Vec<u8>> {
     let facts = facts();
     write_map(
         &mut out,
-        schemas
-            .into_iter()
-            .map(|id| (facts.get(id).name.to_owned(), types::definition(id, Flavour::V3))),
+        schemas.into_iter().map(|id| {
+            (
+                facts.get(id).name.to_owned(),
+                types::definition(id, Flavour::V3, describe),
+            )
+        }),
     );
     out.extend_from_slice(
         br#","securitySchemes":{"BearerToken":{"type":"apiKey","name":"authorization","in":"header"}}}}"#,

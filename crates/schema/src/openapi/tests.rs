@@ -78,7 +78,7 @@ fn documents_are_consistent() {
         } else {
             format!("{group}/{version}")
         };
-        documents.push(parsed(&v3(&name).unwrap()));
+        documents.push(parsed(&v3(&name, &undescribed).unwrap()));
     }
     for document in &documents {
         check_references(document, document);
@@ -88,7 +88,7 @@ fn documents_are_consistent() {
         ids.dedup();
         assert_eq!(ids.len(), count, "operation names are unique");
     }
-    assert!(v3("nosuch/v1").is_none());
+    assert!(v3("nosuch/v1", &undescribed).is_none());
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn version_3_index_and_schemas() {
         .unwrap();
     assert!(url.starts_with("/openapi/v3/apis/apps/v1?hash="));
     assert!(index["paths"].get("api/v1").is_some());
-    let apps = parsed(&v3("apps/v1").unwrap());
+    let apps = parsed(&v3("apps/v1", &undescribed).unwrap());
     let strategy =
         &apps["components"]["schemas"]["io.k8s.api.apps.v1.DeploymentSpec"]["properties"]["strategy"];
     assert_eq!(
@@ -195,4 +195,40 @@ fn protobuf_says_the_same() {
         Some(get(get(other, 3), 4).to_vec())
     });
     assert!(names.any(|name| name == b"dryRun"));
+}
+
+#[test]
+fn descriptions_stand_beside_what_they_describe() {
+    let words = |ty: &str, field: &str| match (ty, field) {
+        ("io.k8s.api.core.v1.Pod", "") => Some("of the type"),
+        ("io.k8s.api.core.v1.Pod", "spec") => Some("of a reference"),
+        ("io.k8s.api.core.v1.Pod", "kind") => Some("of a text"),
+        _ => None,
+    };
+    let old = parsed(&v2_json_with(&[], &words));
+    let pod = &old["definitions"]["io.k8s.api.core.v1.Pod"];
+    assert_eq!(pod["description"], "of the type");
+    assert_eq!(
+        pod["properties"]["spec"],
+        json!({"$ref": "#/definitions/io.k8s.api.core.v1.PodSpec", "description": "of a reference"})
+    );
+    assert_eq!(
+        pod["properties"]["kind"],
+        json!({"type": "string", "description": "of a text"})
+    );
+    assert!(pod["properties"]["status"].get("description").is_none());
+    let new = parsed(&v3("v1", &words).unwrap());
+    let spec = &new["components"]["schemas"]["io.k8s.api.core.v1.Pod"]["properties"]["spec"];
+    let reference = json!({"$ref": "#/components/schemas/io.k8s.api.core.v1.PodSpec"});
+    assert_eq!(
+        *spec,
+        json!({"allOf": [reference], "description": "of a reference"})
+    );
+    let encoded = v2_protobuf_with(&[], &words);
+    for text in ["of the type", "of a reference", "of a text"] {
+        assert!(
+            encoded.windows(text.len()).any(|part| part == text.as_bytes()),
+            "{text}"
+        );
+    }
 }

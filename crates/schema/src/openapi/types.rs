@@ -2,17 +2,23 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Flavour, descriptions};
+use super::{Describe, Flavour, descriptions};
 use crate::facts::{Field, Inner, ListType, Scalar, Shape, TypeId, Wrap, facts};
 
 /// The schema of a definition.
-pub(super) fn definition(id: TypeId, flavour: Flavour) -> Value {
+pub(super) fn definition(id: TypeId, flavour: Flavour, describe: Describe<'_>) -> Value {
     let facts = facts();
     let ty = facts.get(id);
-    if let Some(leaf) = ty.scalar {
-        return scalar(leaf, flavour);
-    }
     let mut schema = Map::new();
+    if let Some(words) = describe(ty.name, "") {
+        schema.insert("description".into(), words.into());
+    }
+    if let Some(leaf) = ty.scalar {
+        if let Value::Object(leaf) = scalar(leaf, flavour) {
+            schema.extend(leaf);
+        }
+        return schema.into();
+    }
     schema.insert("type".into(), "object".into());
     let fields = facts.fields(id);
     let required: Vec<&str> = fields.iter().filter(|f| f.required).map(|f| f.name).collect();
@@ -22,7 +28,10 @@ pub(super) fn definition(id: TypeId, flavour: Flavour) -> Value {
     if !fields.is_empty() {
         let properties: Map<String, Value> = fields
             .iter()
-            .map(|f| (f.name.to_owned(), property(id, f, flavour)))
+            .map(|f| {
+                let words = describe(ty.name, f.name).or_else(|| description(id, f.name));
+                (f.name.to_owned(), property(f, flavour, words))
+            })
             .collect();
         schema.insert("properties".into(), properties.into());
     }
@@ -39,11 +48,11 @@ pub(super) fn definition(id: TypeId, flavour: Flavour) -> Value {
     schema.into()
 }
 
-fn property(owner: TypeId, field: &Field, flavour: Flavour) -> Value {
+fn property(field: &Field, flavour: Flavour, description: Option<&str>) -> Value {
     let mut schema = shape(field.shape, flavour);
     let mut extensions: Vec<(&str, Value)> = Vec::new();
-    if let Some(description) = description(owner, field.name) {
-        extensions.push(("description", description.into()));
+    if let Some(words) = description {
+        extensions.push(("description", words.into()));
     }
     match field.list {
         ListType::Unset => {}
@@ -78,7 +87,7 @@ fn property(owner: TypeId, field: &Field, flavour: Flavour) -> Value {
     schema
 }
 
-/// What is said of the fields that every object has.
+/// What is said of the fields that every object has, where the caller has no words for them.
 fn description(owner: TypeId, field: &str) -> Option<&'static str> {
     if owner == crate::structural::object_meta() {
         return descriptions::of_object_meta(field);

@@ -8,35 +8,23 @@ use crate::names;
 use crate::selectors::LabelSelector;
 use crate::value::{ValueExt as _, is_empty};
 
-/// Rules of the groups `apps` and `batch`.
-pub(super) fn rules(c: &mut Causes, plural: &str, o: &Value) {
-    let spec = spec(o);
-    match plural {
-        "deployments" => c.at("spec", |c| deployment(c, spec)),
-        "replicasets" => c.at("spec", |c| {
-            c.not_negative(spec, "replicas");
-            c.not_negative(spec, "minReadySeconds");
-            selector(c, spec, "deployment");
-            template(c, spec);
-        }),
-        "statefulsets" => c.at("spec", |c| stateful_set(c, spec)),
-        "daemonsets" => c.at("spec", |c| daemon_set(c, spec)),
-        "jobs" => c.at("spec", |c| {
-            job(c, spec);
-            if spec.at(&["selector"]).is_none() {
-                c.at("selector", |c| c.required(""));
-            }
-            selects_template(c, spec);
-        }),
-        "cronjobs" => c.at("spec", |c| cron_job(c, spec)),
-        "controllerrevisions" => {
-            if o.at(&["data"]).is_none() {
-                c.at("data", |c| c.required("data is mandatory"));
-            }
-            c.not_negative(o, "revision");
-        }
-        _ => {}
+/// `ReplicaSet`.
+pub(super) fn replica_set(c: &mut Causes, o: &Value) {
+    c.at("spec", |c| {
+        let spec = spec(o);
+        c.not_negative(spec, "replicas");
+        c.not_negative(spec, "minReadySeconds");
+        selector(c, spec, "deployment");
+        template(c, spec, "ReplicaSet");
+    });
+}
+
+/// `ControllerRevision`.
+pub(super) fn controller_revision(c: &mut Causes, o: &Value) {
+    if o.at(&["data"]).is_none() {
+        c.at("data", |c| c.required("data is mandatory"));
     }
+    c.not_negative(o, "revision");
 }
 
 /// `ReplicationController`, whose selector is a plain map.
@@ -54,7 +42,7 @@ pub(super) fn replication_controller(c: &mut Causes, o: &Value) {
         } else if !LabelSelector::from_map(spec.get("selector")).matches(labels) {
             mismatch(c, labels);
         }
-        template(c, spec);
+        template(c, spec, "ReplicationController");
     });
 }
 
@@ -80,7 +68,8 @@ fn selector(c: &mut Causes, spec: &Value, what: &str) {
     selects_template(c, spec);
 }
 
-fn selects_template(c: &mut Causes, spec: &Value) {
+/// The selector selects the template.
+pub(super) fn selects_template(c: &mut Causes, spec: &Value) {
     let Some(wanted) = spec.at(&["selector"]) else {
         return;
     };
@@ -94,7 +83,7 @@ fn selects_template(c: &mut Causes, spec: &Value) {
 }
 
 /// The template of pods that run for ever.
-fn template(c: &mut Causes, spec: &Value) {
+fn template(c: &mut Causes, spec: &Value, kind: &str) {
     let Some(template) = spec.at(&["template"]) else {
         if spec.at(&["selector"]).is_some() {
             c.at("template.spec.containers", |c| c.required(""));
@@ -109,16 +98,21 @@ fn template(c: &mut Causes, spec: &Value) {
         }
         if template.at(&["spec", "activeDeadlineSeconds"]).is_some() {
             c.at("spec.activeDeadlineSeconds", |c| {
-                c.forbidden("activeDeadlineSeconds in ReplicaSet is not Supported");
+                c.forbidden(&format!("activeDeadlineSeconds in {kind} is not Supported"));
             });
         }
     });
 }
 
-fn deployment(c: &mut Causes, spec: &Value) {
+/// `Deployment`.
+pub(super) fn deployment(c: &mut Causes, o: &Value) {
+    c.at("spec", |c| deployment_spec(c, spec(o)));
+}
+
+fn deployment_spec(c: &mut Causes, spec: &Value) {
     c.not_negative(spec, "replicas");
     selector(c, spec, "deployment");
-    template(c, spec);
+    template(c, spec, "ReplicaSet");
     c.at("strategy", |c| {
         let strategy = spec.at(&["strategy"]).unwrap_or(&Value::Null);
         match strategy.text(&["type"]) {
@@ -189,7 +183,12 @@ fn not_above_100(c: &mut Causes, holder: &Value, name: &str, amount: Option<(i64
     }
 }
 
-fn stateful_set(c: &mut Causes, spec: &Value) {
+/// `StatefulSet`.
+pub(super) fn stateful_set(c: &mut Causes, o: &Value) {
+    c.at("spec", |c| stateful_set_spec(c, spec(o)));
+}
+
+fn stateful_set_spec(c: &mut Causes, spec: &Value) {
     match spec.text(&["podManagementPolicy"]) {
         "" => c.at("podManagementPolicy", |c| c.required("")),
         "OrderedReady" | "Parallel" => {}
@@ -230,7 +229,7 @@ fn stateful_set(c: &mut Causes, spec: &Value) {
     c.field(spec, "ordinals", |c, ordinals| c.not_negative(ordinals, "start"));
     c.name_rule(spec, "serviceName", names::dns_label);
     selector(c, spec, "statefulset");
-    template(c, &with_claim_volumes(spec));
+    template(c, &with_claim_volumes(spec), "StatefulSet");
     c.each(spec, "volumeClaimTemplates", |c, _, claim| {
         c.at("spec", |c| storage::claim_spec(c, super::spec(claim)));
     });
@@ -262,9 +261,14 @@ fn with_claim_volumes(spec: &Value) -> Value {
     spec
 }
 
-fn daemon_set(c: &mut Causes, spec: &Value) {
+/// `DaemonSet`.
+pub(super) fn daemon_set(c: &mut Causes, o: &Value) {
+    c.at("spec", |c| daemon_set_spec(c, spec(o)));
+}
+
+fn daemon_set_spec(c: &mut Causes, spec: &Value) {
     selector(c, spec, "daemonset");
-    template(c, spec);
+    template(c, spec, "DaemonSet");
     c.not_negative(spec, "minReadySeconds");
     c.not_negative(spec, "revisionHistoryLimit");
     c.at("updateStrategy", |c| {
@@ -290,94 +294,6 @@ fn daemon_set(c: &mut Causes, spec: &Value) {
                 }),
             },
             other => c.at("type", |c| c.not_supported(other, &["OnDelete", "RollingUpdate"])),
-        }
-    });
-}
-
-fn job(c: &mut Causes, spec: &Value) {
-    for name in [
-        "parallelism",
-        "completions",
-        "activeDeadlineSeconds",
-        "backoffLimit",
-        "ttlSecondsAfterFinished",
-        "backoffLimitPerIndex",
-        "maxFailedIndexes",
-    ] {
-        c.not_negative(spec, name);
-    }
-    let indexed = spec.text(&["completionMode"]) == "Indexed";
-    c.one_of(spec, "completionMode", &["Indexed", "NonIndexed"], false);
-    if indexed && spec.int(&["completions"]).is_none() {
-        c.at("completions", |c| c.required("when completion mode is Indexed"));
-    }
-    if !indexed && let Some(limit) = spec.int(&["backoffLimitPerIndex"]) {
-        c.at("backoffLimitPerIndex", |c| {
-            c.invalid(limit, "requires indexed completion mode")
-        });
-    }
-    c.one_of(
-        spec,
-        "podReplacementPolicy",
-        &["Failed", "TerminatingOrFailed"],
-        false,
-    );
-    c.field(spec, "selector", meta::label_selector);
-    c.field(spec, "template", |c, template| {
-        pod::template(c, template);
-        match template.text(&["spec", "restartPolicy"]) {
-            "Always" => {
-                c.at("spec.restartPolicy", |c| {
-                    c.required("valid values: \"OnFailure\", \"Never\"")
-                });
-            }
-            "OnFailure" if spec.at(&["podFailurePolicy"]).is_some() => {
-                c.at("spec.restartPolicy", |c| {
-                    c.invalid(
-                        "OnFailure",
-                        "only \"Never\" is supported when podFailurePolicy is specified",
-                    );
-                });
-            }
-            _ => {}
-        }
-    });
-    if spec.at(&["template"]).is_none() {
-        c.at("template.spec.containers", |c| c.required(""));
-    }
-}
-
-fn cron_job(c: &mut Causes, spec: &Value) {
-    let schedule = spec.text(&["schedule"]);
-    c.at("schedule", |c| {
-        if schedule.is_empty() {
-            c.required("");
-        } else if let Err(problem) = super::config::cron_schedule(schedule) {
-            c.invalid(schedule, &problem);
-        }
-    });
-    c.not_negative(spec, "startingDeadlineSeconds");
-    c.not_negative(spec, "successfulJobsHistoryLimit");
-    c.not_negative(spec, "failedJobsHistoryLimit");
-    c.one_of(spec, "concurrencyPolicy", &["Allow", "Forbid", "Replace"], true);
-    let zone = spec.text(&["timeZone"]);
-    if spec.at(&["timeZone"]).is_some() {
-        c.at("timeZone", |c| {
-            if zone.is_empty() {
-                c.invalid(zone, "timeZone must be nil or non-empty string");
-            } else if zone.eq_ignore_ascii_case("local") {
-                c.invalid(
-                    zone,
-                    "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
-                );
-            }
-        });
-    }
-    c.at("jobTemplate.spec", |c| {
-        let template = spec.at(&["jobTemplate", "spec"]).unwrap_or(&Value::Null);
-        job(c, template);
-        if template.flag(&["manualSelector"]) {
-            c.at("manualSelector", |c| c.not_supported("true", &["nil", "false"]));
         }
     });
 }

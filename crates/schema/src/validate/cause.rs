@@ -209,6 +209,11 @@ impl Causes {
         self.push(Reason::Invalid, format!("Invalid value: {value}: {detail}"));
     }
 
+    /// Something is wrong that no single value shows.
+    pub(super) fn invalid_bare(&mut self, detail: &str) {
+        self.push(Reason::Invalid, format!("Invalid value: {detail}"));
+    }
+
     /// The value breaks all of these rules.
     pub(super) fn invalid_each(&mut self, value: &str, problems: Vec<String>) {
         for problem in problems {

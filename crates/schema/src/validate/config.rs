@@ -1,9 +1,8 @@
-//! ConfigMaps, secrets, quotas, limits, events; cron schedules.
+//! ConfigMaps, secrets; cron schedules.
 
 use serde_json::Value;
 
 use super::cause::Causes;
-use super::{resources, spec};
 use crate::names;
 use crate::value::ValueExt as _;
 
@@ -99,77 +98,6 @@ fn json_entry(c: &mut Causes, o: &Value, key: &str) {
             }
         });
     });
-}
-
-/// `ResourceQuota`.
-pub(super) fn resource_quota(c: &mut Causes, o: &Value) {
-    c.at("spec", |c| {
-        c.field(spec(o), "hard", |c, hard| {
-            resources::list(c, hard, resources::Of::Quota);
-        });
-    });
-}
-
-/// `LimitRange`.
-pub(super) fn limit_range(c: &mut Causes, o: &Value) {
-    let mut seen: Vec<&str> = Vec::new();
-    c.at("spec", |c| {
-        c.each_ref(spec(o), "limits", |c, limit| {
-            let kind = limit.text(&["type"]);
-            if kind.is_empty() {
-                c.at("type", |c| c.required(""));
-            }
-            if seen.contains(&kind) {
-                c.at("type", |c| c.duplicate(kind));
-            }
-            seen.push(kind);
-            let amounts = |list: &str| limit.at(&[list]).and_then(Value::as_object);
-            for list in ["max", "min", "default", "defaultRequest"] {
-                for (name, value) in amounts(list).into_iter().flatten() {
-                    c.at(list, |c| {
-                        c.key(name, |c| c.invalid_each(name, names::qualified_name(name)))
-                    });
-                    let _ = value;
-                }
-            }
-            for (low, high) in [
-                ("min", "max"),
-                ("defaultRequest", "max"),
-                ("defaultRequest", "default"),
-                ("default", "max"),
-            ] {
-                for (name, value) in amounts(low).into_iter().flatten() {
-                    let Some(most) = amounts(high).and_then(|m| m.get(name)) else {
-                        continue;
-                    };
-                    let (low_amount, high_amount) = (resources::quantity(value), resources::quantity(most));
-                    if low_amount > high_amount {
-                        let detail =
-                            format!("{low} value {low_amount} is greater than {high} value {high_amount}");
-                        c.at(low, |c| {
-                            c.key(name, |c| c.invalid(low_amount.to_string(), &detail))
-                        });
-                    }
-                }
-            }
-        });
-    });
-}
-
-/// `Event` of the core group.
-pub(super) fn event(c: &mut Causes, o: &Value) {
-    let about = o.text(&["involvedObject", "namespace"]);
-    let namespace = o.text(&["metadata", "namespace"]);
-    let fits = if about.is_empty() {
-        namespace == "default" || namespace == "kube-system"
-    } else {
-        about == namespace
-    };
-    if !fits {
-        c.at("involvedObject.namespace", |c| {
-            c.invalid(about, "does not match event.namespace");
-        });
-    }
 }
 
 /// Checks a cron schedule: five fields, or a name.

@@ -1,12 +1,12 @@
-//! Containers: names, images, ports, environment, mounts.
+//! Containers: names, images, ports, restarts.
 
 use serde_json::Value;
 
 use super::cause::Causes;
 use super::volume::Volumes;
-use super::{pod, probe, resources, security};
+use super::{environment, mounts, pod, probe, resources, security};
 use crate::names;
-use crate::value::ValueExt as _;
+use crate::value::{ValueExt as _, is_empty};
 
 /// Which list a container is in.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -17,36 +17,59 @@ enum List {
 }
 
 const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
+const RESTART_POLICIES: &[&str] = &["Always", "Never", "OnFailure"];
+const FOR_EPHEMERAL: &str = "cannot be set for an Ephemeral Container";
+
+/// Fields of containers that those added to a running pod cannot have.
+const NOT_EPHEMERAL: &[&str] = &[
+    "ports",
+    "resources",
+    "resizePolicy",
+    "restartPolicy",
+    "restartPolicyRules",
+    "livenessProbe",
+    "readinessProbe",
+    "startupProbe",
+    "lifecycle",
+];
+
+/// What a container's rules know of its pod.
+struct Pod<'a> {
+    spec: &'a Value,
+    volumes: &'a Volumes<'a>,
+}
 
 /// All containers of a pod spec.
 pub(super) fn all(c: &mut Causes, spec: &Value, volumes: &Volumes<'_>) {
-    let host_network = spec.flag(&["hostNetwork"]);
+    let pod = Pod { spec, volumes };
     for (list, name) in [
         (List::Main, "containers"),
         (List::Init, "initContainers"),
         (List::Ephemeral, "ephemeralContainers"),
     ] {
-        c.each(spec, name, |c, _, container| {
-            one(c, container, list, volumes, host_network)
-        });
+        c.each(spec, name, |c, _, container| one(c, container, list, &pod));
         pod::unique_names(c, spec, name);
     }
     // Names are unique across the lists too.
-    let main: Vec<&str> = spec
-        .items(&["containers"])
-        .iter()
-        .map(|m| m.text(&["name"]))
-        .collect();
-    c.each(spec, "initContainers", |c, _, container| {
-        let name = container.text(&["name"]);
-        if main.contains(&name) && !name.is_empty() {
-            c.at("name", |c| c.duplicate(name));
-        }
-    });
+    let names = |list: &str| -> Vec<&str> { spec.items(&[list]).iter().map(|m| m.text(&["name"])).collect() };
+    let (main, init) = (names("containers"), names("initContainers"));
+    for list in ["initContainers", "ephemeralContainers"] {
+        c.each(spec, list, |c, _, container| {
+            let name = container.text(&["name"]);
+            let taken = main.contains(&name) || (list == "ephemeralContainers" && init.contains(&name));
+            if taken && !name.is_empty() {
+                c.at("name", |c| c.duplicate(name));
+            }
+            let target = container.text(&["targetContainerName"]);
+            if !target.is_empty() && !main.contains(&target) && !init.contains(&target) {
+                c.at("targetContainerName", |c| c.not_found(target));
+            }
+        });
+    }
     host_port_conflicts(c, spec);
 }
 
-fn one(c: &mut Causes, container: &Value, list: List, volumes: &Volumes<'_>, host_network: bool) {
+fn one(c: &mut Causes, container: &Value, list: List, pod: &Pod<'_>) {
     let name = container.text(&["name"]);
     c.at("name", |c| match name {
         "" => c.required(""),
@@ -72,15 +95,25 @@ fn one(c: &mut Causes, container: &Value, list: List, volumes: &Volumes<'_>, hos
         &["Always", "IfNotPresent", "Never"],
         true,
     );
-    ports(c, container, host_network);
-    environment(c, container);
-    mounts(c, container, volumes);
-    c.field(container, "resources", resources::requirements);
+    environment::environment(c, container);
+    mounts::mounts(c, container, pod.volumes, list == List::Ephemeral);
     c.field(container, "securityContext", |c, context| {
-        security::container(c, context)
+        security::container(c, context, pod.spec)
     });
+    if list == List::Ephemeral {
+        for field in NOT_EPHEMERAL {
+            c.forbidden_field(container, field, FOR_EPHEMERAL);
+        }
+        return;
+    }
+    ports(c, container, pod.spec.flag(&["hostNetwork"]));
+    c.field(container, "resources", |c, resources| {
+        resources::requirements(c, resources);
+        claims(c, resources, pod.spec);
+    });
+    resize_policy(c, container, pod.spec);
+    restart_policy(c, container);
     let sidecar = list == List::Init && container.text(&["restartPolicy"]) == "Always";
-    restart_policy(c, container, list);
     for field in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
         let Some(value) = container.at(&[field]) else {
             continue;
@@ -89,37 +122,116 @@ fn one(c: &mut Causes, container: &Value, list: List, volumes: &Volumes<'_>, hos
             List::Init if !sidecar => {
                 c.forbidden("may not be set for init containers without restartPolicy=Always");
             }
-            List::Ephemeral => c.forbidden("cannot be set for an Ephemeral Container"),
-            _ if field == "lifecycle" => {
-                c.field(value, "postStart", probe::lifecycle_handler);
-                c.field(value, "preStop", probe::lifecycle_handler);
-            }
-            _ => probe::probe(c, value, field),
+            _ if field == "lifecycle" => lifecycle(c, value, pod.spec),
+            _ => probe::probe(c, value, field, pod.spec),
         });
     }
 }
 
-fn restart_policy(c: &mut Causes, container: &Value, list: List) {
-    let policy = container.text(&["restartPolicy"]);
-    if policy.is_empty() {
-        return;
+fn lifecycle(c: &mut Causes, value: &Value, spec: &Value) {
+    c.field(value, "postStart", |c, handler| {
+        probe::lifecycle_handler(c, handler, spec)
+    });
+    c.field(value, "preStop", |c, handler| {
+        probe::lifecycle_handler(c, handler, spec)
+    });
+    if !value.text(&["stopSignal"]).is_empty() {
+        c.at("stopSignal", |c| match spec.text(&["os", "name"]) {
+            "" => c.forbidden("may not be set for containers with empty `spec.os.name`"),
+            "windows" => {
+                let signal = value.text(&["stopSignal"]);
+                if !matches!(signal, "SIGKILL" | "SIGTERM") {
+                    c.not_supported(signal, &["SIGKILL", "SIGTERM"]);
+                }
+            }
+            _ => {}
+        });
     }
-    match list {
-        // Rules by exit code let any container have a policy of its own.
-        List::Main | List::Init => {
-            c.one_of(
-                container,
-                "restartPolicy",
-                &["Always", "Never", "OnFailure"],
-                false,
-            );
+}
+
+/// Claims of devices by their names in the pod.
+fn claims(c: &mut Causes, resources: &Value, spec: &Value) {
+    let known: Vec<&str> = spec
+        .items(&["resourceClaims"])
+        .iter()
+        .map(|r| r.text(&["name"]))
+        .collect();
+    let mut seen: Vec<(&str, &str)> = Vec::new();
+    c.each_ref(resources, "claims", |c, claim| {
+        let (name, request) = (claim.text(&["name"]), claim.text(&["request"]));
+        if name.is_empty() {
+            c.at("name", |c| c.required(""));
+            return;
         }
-        List::Ephemeral => {
+        if seen.contains(&(name, request)) || (!request.is_empty() && seen.contains(&(name, ""))) {
+            let value = if request.is_empty() {
+                name.to_owned()
+            } else {
+                format!("{name}/{request}")
+            };
+            c.duplicate(value);
+        }
+        seen.push((name, request));
+        if !known.contains(&name) {
+            c.at("name", |c| c.not_found(name));
+        }
+    });
+}
+
+fn resize_policy(c: &mut Causes, container: &Value, spec: &Value) {
+    let mut seen: Vec<&str> = Vec::new();
+    c.each_ref(container, "resizePolicy", |c, policy| {
+        let resource = policy.text(&["resourceName"]);
+        if seen.contains(&resource) {
+            c.at("resourceName", |c| c.duplicate(resource));
+        }
+        seen.push(resource);
+        c.one_of(policy, "resourceName", &["cpu", "memory"], true);
+        c.one_of(
+            policy,
+            "restartPolicy",
+            &["NotRequired", "RestartContainer"],
+            true,
+        );
+        if spec.text(&["restartPolicy"]) == "Never" && policy.text(&["restartPolicy"]) == "RestartContainer" {
             c.at("restartPolicy", |c| {
-                c.forbidden("cannot be set for an Ephemeral Container")
+                c.invalid(
+                    "RestartContainer",
+                    "must be 'NotRequired' when `restartPolicy` is 'Never'",
+                );
             });
         }
+    });
+}
+
+fn restart_policy(c: &mut Causes, container: &Value) {
+    /// Most rules by exit code, and most codes in one.
+    const RULES_MAX: usize = 20;
+    const CODES_MAX: usize = 255;
+    c.one_of(container, "restartPolicy", RESTART_POLICIES, false);
+    if is_empty(container.get("restartPolicyRules")) {
+        return;
     }
+    if container.text(&["restartPolicy"]).is_empty() {
+        c.at("restartPolicy", |c| {
+            c.required("must specify restartPolicy when restart rules are used")
+        });
+    }
+    c.at_most(container, "restartPolicyRules", RULES_MAX);
+    c.each(container, "restartPolicyRules", |c, _, rule| {
+        c.one_of(rule, "action", &["Restart", "RestartAllContainers"], true);
+        let Some(codes) = rule.at(&["exitCodes"]) else {
+            c.at("exitCodes", |c| c.required("must be specified"));
+            return;
+        };
+        c.at("exitCodes", |c| {
+            c.one_of(codes, "operator", &["In", "NotIn"], true);
+            if codes.items(&["values"]).is_empty() {
+                c.at("values", |c| c.required("must have at least 1 value"));
+            }
+            c.at_most(codes, "values", CODES_MAX);
+        });
+    });
 }
 
 fn ports(c: &mut Causes, container: &Value, host_network: bool) {
@@ -137,28 +249,21 @@ fn ports(c: &mut Causes, container: &Value, host_network: bool) {
             }
         }
         let number = port.int(&["containerPort"]).unwrap_or_default();
-        c.at("containerPort", |c| {
-            if number == 0 {
-                c.required("");
-            } else {
-                for problem in names::port_number(number) {
-                    c.invalid(number, &problem);
-                }
-            }
-        });
+        if number == 0 {
+            c.at("containerPort", |c| c.required(""));
+        } else {
+            c.port_number(port, "containerPort");
+        }
         let host = port.int(&["hostPort"]).unwrap_or_default();
         if host != 0 {
+            c.port_number(port, "hostPort");
+        }
+        if host_network && host != 0 && host != number {
             c.at("hostPort", |c| {
-                for problem in names::port_number(host) {
-                    c.invalid(host, &problem);
-                }
+                c.invalid(host, "must match `containerPort` when `hostNetwork` is true");
             });
         }
-        if host_network && host != number && host != 0 {
-            c.at("containerPort", |c| {
-                c.invalid(number, "must match `hostPort` when `hostNetwork` is true");
-            });
-        }
+        c.name_rule(port, "hostIP", names::ip);
         c.one_of(port, "protocol", PROTOCOLS, true);
     });
 }
@@ -178,153 +283,5 @@ fn host_port_conflicts(c: &mut Causes, spec: &Value) {
                 taken.push(key);
             }
         });
-    });
-}
-
-fn environment(c: &mut Causes, container: &Value) {
-    c.each(container, "env", |c, _, variable| {
-        let name = variable.text(&["name"]);
-        c.at("name", |c| match name {
-            "" => c.required(""),
-            name => c.invalid_each(name, names::env_var_name(name)),
-        });
-        c.field(variable, "valueFrom", |c, source| {
-            if !variable.text(&["value"]).is_empty() {
-                c.invalid("", "may not be specified when `value` is not empty");
-                return;
-            }
-            let kinds: Vec<&String> = source.as_object().into_iter().flat_map(|o| o.keys()).collect();
-            match kinds.len() {
-                0 => c.invalid(
-                    "",
-                    "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
-                ),
-                1 => env_source(c, source),
-                _ => c.invalid("", "may not have more than one field specified at a time"),
-            }
-        });
-    });
-    c.each(container, "envFrom", |c, _, source| {
-        c.name_rule(source, "prefix", names::env_var_name);
-        let both = source.at(&["configMapRef"]).is_some() && source.at(&["secretRef"]).is_some();
-        if both {
-            c.invalid("", "may not have more than one field specified at a time");
-        } else if source.at(&["configMapRef"]).is_none() && source.at(&["secretRef"]).is_none() {
-            c.invalid("", "must specify one of: `configMapRef` or `secretRef`");
-        }
-        for field in ["configMapRef", "secretRef"] {
-            c.field(source, field, |c, reference| c.text_required(reference, "name"));
-        }
-    });
-}
-
-fn env_source(c: &mut Causes, source: &Value) {
-    const FIELDS: &[&str] = &[
-        "metadata.name",
-        "metadata.namespace",
-        "metadata.uid",
-        "spec.hostIP",
-        "spec.nodeName",
-        "spec.serviceAccountName",
-        "status.hostIP",
-        "status.hostIPs",
-        "status.podIP",
-        "status.podIPs",
-    ];
-    c.field(source, "fieldRef", |c, field| field_ref(c, field, FIELDS));
-    c.field(source, "resourceFieldRef", |c, reference| {
-        c.text_required(reference, "resource")
-    });
-    for kind in ["configMapKeyRef", "secretKeyRef"] {
-        c.field(source, kind, |c, reference| {
-            c.text_required(reference, "name");
-            let key = reference.text(&["key"]);
-            c.at("key", |c| match key {
-                "" => c.required(""),
-                key => c.invalid_each(key, names::config_map_key(key)),
-            });
-        });
-    }
-}
-
-/// A reference to a field of the pod; labels and annotations by key are always allowed.
-pub(super) fn field_ref(c: &mut Causes, reference: &Value, allowed: &[&str]) {
-    c.text_required(reference, "apiVersion");
-    let path = reference.text(&["fieldPath"]);
-    c.at("fieldPath", |c| {
-        if path.is_empty() {
-            c.required("");
-        } else if let Some((map, rest)) = path.split_once("['") {
-            let key = rest.strip_suffix("']").unwrap_or_default();
-            if matches!(map, "metadata.annotations" | "metadata.labels") {
-                c.invalid_each(key, names::qualified_name(&key.to_lowercase()));
-            } else {
-                c.invalid(path, "does not support subscript");
-            }
-        } else if !allowed.contains(&path) {
-            c.not_supported(path, allowed);
-        }
-    });
-}
-
-fn mounts(c: &mut Causes, container: &Value, volumes: &Volumes<'_>) {
-    let mut paths: Vec<&str> = Vec::new();
-    c.each_ref(container, "volumeMounts", |c, mount| {
-        let name = mount.text(&["name"]);
-        if name.is_empty() {
-            c.at("name", |c| c.required(""));
-        } else if !volumes.contains(name) {
-            c.at("name", |c| c.not_found(name));
-        }
-        let path = mount.text(&["mountPath"]);
-        if path.is_empty() {
-            c.at("mountPath", |c| c.required(""));
-        } else if paths.contains(&path) {
-            c.at("mountPath", |c| c.invalid(path, "must be unique"));
-        }
-        paths.push(path);
-        for field in ["subPath", "subPathExpr"] {
-            let sub = mount.text(&[field]);
-            if sub.starts_with('/') {
-                c.at(field, |c| c.invalid(sub, "must be a relative path"));
-            } else if sub.split('/').any(|part| part == "..") {
-                c.at(field, |c| c.invalid(sub, "must not contain '..'"));
-            }
-        }
-        if !mount.text(&["subPath"]).is_empty() && !mount.text(&["subPathExpr"]).is_empty() {
-            let expression = mount.text(&["subPathExpr"]);
-            c.at("subPathExpr", |c| {
-                c.invalid(expression, "subPathExpr and subPath are mutually exclusive")
-            });
-        }
-        let modes = ["None", "HostToContainer", "Bidirectional"];
-        c.one_of(mount, "mountPropagation", &modes, false);
-        if mount.text(&["mountPropagation"]) == "Bidirectional"
-            && !container.flag(&["securityContext", "privileged"])
-        {
-            c.at("mountPropagation", |c| {
-                c.forbidden("Bidirectional mount propagation is available only to privileged containers");
-            });
-        }
-    });
-    let mut devices: Vec<&str> = Vec::new();
-    c.each_ref(container, "volumeDevices", |c, device| {
-        let (name, path) = (device.text(&["name"]), device.text(&["devicePath"]));
-        if name.is_empty() {
-            c.at("name", |c| c.required(""));
-        } else if !volumes.is_claim(name) {
-            c.at("name", |c| {
-                c.invalid(
-                    name,
-                    "can only use volume source type of PersistentVolumeClaim for block mode",
-                );
-            });
-        }
-        if path.is_empty() {
-            c.at("devicePath", |c| c.required(""));
-        } else if devices.contains(&path) || paths.contains(&path) {
-            c.at("devicePath", |c| c.invalid(path, "must be unique"));
-        }
-        devices.push(path);
     });
 }

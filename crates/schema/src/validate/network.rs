@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::cause::Causes;
+use super::checks::domain_prefixed_path;
 use super::{meta, spec};
 use crate::names;
 use crate::value::ValueExt as _;
@@ -12,44 +13,88 @@ const ENDPOINTS_MAX: usize = 1000;
 /// Most addresses of an endpoint.
 const ADDRESSES_MAX: usize = 100;
 
-/// Rules of these groups.
-pub(super) fn rules(c: &mut Causes, plural: &str, o: &Value) {
-    match plural {
-        "endpointslices" => endpoint_slice(c, o),
-        "networkpolicies" => c.at("spec", |c| network_policy(c, spec(o))),
-        "ingresses" => c.at("spec", |c| ingress(c, spec(o))),
-        "ingressclasses" => c.at("spec", |c| {
-            c.text_required(spec(o), "controller");
-            c.field(spec(o), "parameters", |c, parameters| {
-                c.text_required(parameters, "kind");
-                c.text_required(parameters, "name");
-                c.one_of(parameters, "scope", &["Cluster", "Namespace"], true);
-            });
-        }),
-        "servicecidrs" => c.at("spec", |c| {
-            let ranges = spec(o).items(&["cidrs"]);
-            c.at("cidrs", |c| {
-                if ranges.is_empty() {
-                    c.required("at least one CIDR required");
-                }
-                for (index, range) in ranges.iter().filter_map(Value::as_str).enumerate() {
-                    c.index(index, |c| c.invalid_each(range, names::cidr(range)));
-                }
-            });
-        }),
-        "ipaddresses" => {
-            let name = o.text(&["metadata", "name"]);
-            c.at("metadata.name", |c| c.invalid_each(name, names::ip(name)));
-            if spec(o).at(&["parentRef"]).is_none() {
-                c.at("spec.parentRef", |c| c.required(""));
+/// Longest name of an ingress controller.
+const CONTROLLER_MAX: usize = 250;
+/// Most ports of a slice.
+const PORTS_MAX: usize = 20_000;
+
+/// `IngressClass`.
+pub(super) fn ingress_class(c: &mut Causes, o: &Value) {
+    let spec = spec(o);
+    c.at("spec", |c| {
+        let controller = spec.text(&["controller"]);
+        c.text_required(spec, "controller");
+        c.name_rule(spec, "controller", domain_prefixed_path);
+        c.at("controller", |c| {
+            if controller.len() > CONTROLLER_MAX {
+                c.too_long(CONTROLLER_MAX);
             }
+        });
+        c.field(spec, "parameters", |c, parameters| {
+            c.name_required(parameters, "kind", names::path_segment);
+            c.name_required(parameters, "name", names::path_segment);
+            c.name_rule(parameters, "apiGroup", names::dns_subdomain);
+            match (parameters.text(&["scope"]), parameters.text(&["namespace"])) {
+                ("", _) => c.at("scope", |c| c.required("")),
+                ("Namespace", "") => c.at("namespace", |c| {
+                    c.required("`parameters.scope` is set to 'Namespace'")
+                }),
+                ("Namespace", _) => c.name_rule(parameters, "namespace", names::dns_label),
+                ("Cluster", "") => {}
+                ("Cluster", _) => c.at("namespace", |c| {
+                    c.forbidden("`parameters.scope` is set to 'Cluster'")
+                }),
+                (other, _) => c.at("scope", |c| c.not_supported(other, &["Cluster", "Namespace"])),
+            }
+        });
+    });
+}
+
+/// `ServiceCIDR`.
+pub(super) fn service_cidr(c: &mut Causes, o: &Value) {
+    let spec = spec(o);
+    let ranges = spec.items(&["cidrs"]);
+    c.at("spec.cidrs", |c| {
+        if ranges.is_empty() {
+            c.required("at least one CIDR required");
         }
-        _ => {}
-    }
+        if ranges.len() > 2 {
+            c.invalid(ranges.to_vec(), "may only hold up to 2 values");
+        }
+        if let [Value::String(a), Value::String(b)] = ranges
+            && a.contains(':') == b.contains(':')
+        {
+            c.invalid(
+                ranges.to_vec(),
+                "may specify no more than one IP for each IP family, i.e. 192.168.0.0/24 and 2001:db8::/64",
+            );
+        }
+    });
+    c.at("spec", |c| c.text_rules(spec, "cidrs", names::cidr));
+}
+
+/// `IPAddress`, whose name is the address.
+pub(super) fn ip_address(c: &mut Causes, o: &Value) {
+    let name = o.text(&["metadata", "name"]);
+    c.at("metadata.name", |c| match name.parse::<std::net::IpAddr>() {
+        Ok(ip) if ip.to_string() != name => {
+            c.invalid(name, &format!("must be in canonical form ({:?})", ip.to_string()));
+        }
+        _ => c.invalid_each(name, names::ip(name)),
+    });
+    c.at("spec.parentRef", |c| match spec(o).at(&["parentRef"]) {
+        None => c.required(""),
+        Some(parent) => {
+            c.name_rule(parent, "group", names::dns_subdomain);
+            c.name_required(parent, "resource", names::path_segment);
+            c.name_required(parent, "name", names::path_segment);
+            c.name_rule(parent, "namespace", names::path_segment);
+        }
+    });
 }
 
 /// An address that something outside the node can be reached at.
-fn reachable_ip(c: &mut Causes, address: &str) {
+pub(super) fn reachable_ip(c: &mut Causes, address: &str) {
     let problems = names::ip(address);
     if !problems.is_empty() {
         c.invalid_each(address, problems);
@@ -117,7 +162,8 @@ pub(super) fn endpoints(c: &mut Causes, o: &Value) {
     });
 }
 
-fn endpoint_slice(c: &mut Causes, o: &Value) {
+/// `EndpointSlice`.
+pub(super) fn endpoint_slice(c: &mut Causes, o: &Value) {
     let kind = o.text(&["addressType"]);
     let kinds = ["FQDN", "IPv4", "IPv6"];
     c.one_of(o, "addressType", &kinds, true);
@@ -125,6 +171,7 @@ fn endpoint_slice(c: &mut Causes, o: &Value) {
     if count > ENDPOINTS_MAX {
         c.at("endpoints", |c| c.too_many(count, ENDPOINTS_MAX));
     }
+    c.at_most(o, "ports", PORTS_MAX);
     c.each(o, "endpoints", |c, _, endpoint| {
         let addresses = endpoint.items(&["addresses"]);
         c.at("addresses", |c| {
@@ -148,6 +195,7 @@ fn endpoint_slice(c: &mut Causes, o: &Value) {
         });
         c.name_rule(endpoint, "hostname", names::dns_label);
         c.name_rule(endpoint, "nodeName", names::dns_subdomain);
+        c.field(endpoint, "hints", hints);
     });
     let mut seen: Vec<&str> = Vec::new();
     c.each_ref(o, "ports", |c, port| {
@@ -158,10 +206,32 @@ fn endpoint_slice(c: &mut Causes, o: &Value) {
         }
         seen.push(name);
         c.one_of(port, "protocol", &["SCTP", "TCP", "UDP"], true);
+        c.name_rule(port, "appProtocol", names::qualified_name);
     });
 }
 
-fn network_policy(c: &mut Causes, spec: &Value) {
+/// Zones and nodes that an endpoint is best used from.
+fn hints(c: &mut Causes, hints: &Value) {
+    /// Most zones or nodes.
+    const COUNT_MAX: usize = 8;
+    for list in ["forZones", "forNodes"] {
+        c.at_most(hints, list, COUNT_MAX);
+        c.unique(hints, list, "name");
+        let rule = if list == "forZones" {
+            names::label_value
+        } else {
+            names::dns_subdomain
+        };
+        c.each(hints, list, |c, _, place| c.name_rule(place, "name", rule));
+    }
+}
+
+/// `NetworkPolicy`.
+pub(super) fn network_policy(c: &mut Causes, o: &Value) {
+    c.at("spec", |c| network_policy_spec(c, spec(o)));
+}
+
+fn network_policy_spec(c: &mut Causes, spec: &Value) {
     c.field(spec, "podSelector", meta::label_selector);
     for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
         c.each(spec, direction, |c, _, rule| {
@@ -170,11 +240,20 @@ fn network_policy(c: &mut Causes, spec: &Value) {
                 if port.at(&["port"]).is_some() {
                     super::probe::port(c, port);
                 }
-                if let (Some(end), Some(start)) = (port.int(&["endPort"]), port.int(&["port"]))
-                    && end < start
-                {
-                    c.at("endPort", |c| {
-                        c.invalid(end, "must be greater than or equal to `port`")
+                if let Some(end) = port.int(&["endPort"]) {
+                    c.at("endPort", |c| match port.at(&["port"]) {
+                        None => c.invalid(end, "may not be specified when `port` is not specified"),
+                        Some(Value::String(_)) => {
+                            c.invalid(end, "may not be specified when `port` is non-numeric");
+                        }
+                        Some(start) => {
+                            if start.as_i64().is_some_and(|start| end < start) {
+                                c.invalid(end, "must be greater than or equal to `port`");
+                            }
+                            for problem in names::port_number(end) {
+                                c.invalid(end, &problem);
+                            }
+                        }
                     });
                 }
             });
@@ -182,6 +261,12 @@ fn network_policy(c: &mut Causes, spec: &Value) {
         });
     }
     let types = spec.items(&["policyTypes"]);
+    if types.len() > 2 {
+        c.at("policyTypes", |c| {
+            c.invalid(types.to_vec(), "may not specify more than two policyTypes")
+        });
+        return;
+    }
     c.at("policyTypes", |c| {
         for (index, kind) in types.iter().filter_map(Value::as_str).enumerate() {
             if !matches!(kind, "Ingress" | "Egress") {
@@ -206,14 +291,10 @@ fn policy_peer(c: &mut Causes, peer: &Value) {
                 "" => c.required(""),
                 range => c.invalid_each(range, names::cidr(range)),
             });
-            c.at("except", |c| {
-                for (index, range) in block
-                    .items(&["except"])
-                    .iter()
-                    .filter_map(Value::as_str)
-                    .enumerate()
-                {
-                    c.index(index, |c| c.invalid_each(range, names::cidr(range)));
+            c.texts(block, "except", |c, hole| {
+                c.invalid_each(hole, names::cidr(hole));
+                if names::cidr(hole).is_empty() && names::cidr(range).is_empty() && !within(hole, range) {
+                    c.invalid(hole, "must be a strict subset of `cidr`");
                 }
             });
         }),
@@ -221,7 +302,88 @@ fn policy_peer(c: &mut Causes, peer: &Value) {
     }
 }
 
-fn ingress(c: &mut Causes, spec: &Value) {
+/// Whether the first range is a proper part of the second.
+fn within(part: &str, whole: &str) -> bool {
+    let parse = |range: &str| -> Option<(u128, u32, bool)> {
+        let (address, length) = range.split_once('/')?;
+        let length: u32 = length.parse().ok()?;
+        Some(match address.parse::<std::net::IpAddr>().ok()? {
+            std::net::IpAddr::V4(ip) => (u128::from(ip.to_bits()) << 96, length, true),
+            std::net::IpAddr::V6(ip) => (ip.to_bits(), length, false),
+        })
+    };
+    let (Some((a, a_length, a_v4)), Some((b, b_length, b_v4))) = (parse(part), parse(whole)) else {
+        return false;
+    };
+    let first = |bits: u128| {
+        if b_length == 0 {
+            0
+        } else {
+            bits >> (128 - b_length)
+        }
+    };
+    a_v4 == b_v4 && a_length > b_length && first(a) == first(b)
+}
+
+/// `Ingress`.
+pub(super) fn ingress(c: &mut Causes, o: &Value) {
+    const ANNOTATION: &str = "kubernetes.io/ingress.class";
+    let spec = spec(o);
+    let annotated = o.text(&["metadata", "annotations", ANNOTATION]);
+    if !annotated.is_empty() && spec.at(&["ingressClassName"]).is_some() {
+        c.at("annotations", |c| {
+            c.key(ANNOTATION, |c| {
+                c.invalid(annotated, "can not be set when the class field is also set");
+            });
+        });
+    }
+    c.at("spec", |c| ingress_spec(c, spec));
+}
+
+fn hosts(c: &mut Causes, host: &str) {
+    c.invalid_each(
+        host,
+        names::dns_subdomain(host.strip_prefix("*.").unwrap_or(host)),
+    );
+}
+
+fn ingress_path(c: &mut Causes, path: &Value) {
+    let (kind, text) = (path.text(&["pathType"]), path.text(&["path"]));
+    match kind {
+        "" => c.at("pathType", |c| c.required("pathType must be specified")),
+        "Exact" | "Prefix" => c.at("path", |c| {
+            if !text.starts_with('/') {
+                c.invalid(text, "must be an absolute path");
+            }
+            for part in ["//", "/./", "/../", "%2f", "%2F"] {
+                if text.contains(part) {
+                    c.invalid(text, &format!("must not contain '{part}'"));
+                }
+            }
+            for end in ["/..", "/."] {
+                if text.ends_with(end) {
+                    c.invalid(text, &format!("cannot end with '{end}'"));
+                }
+            }
+        }),
+        "ImplementationSpecific" => {
+            if !text.is_empty() && !text.starts_with('/') {
+                c.at("path", |c| c.invalid(text, "must be an absolute path"));
+            }
+        }
+        other => c.at("pathType", |c| {
+            c.not_supported(other, &["Exact", "ImplementationSpecific", "Prefix"]);
+        }),
+    }
+    match path.at(&["backend"]) {
+        None => c.at("backend", |c| {
+            c.required("resource or service backend is required")
+        }),
+        Some(backend) => c.at("backend", |c| ingress_backend(c, backend)),
+    }
+}
+
+fn ingress_spec(c: &mut Causes, spec: &Value) {
     if spec.items(&["rules"]).is_empty() && spec.at(&["defaultBackend"]).is_none() {
         c.invalid(
             spec.items(&["rules"]).to_vec(),
@@ -237,10 +399,7 @@ fn ingress(c: &mut Causes, spec: &Value) {
                 if host.parse::<std::net::IpAddr>().is_ok() {
                     c.invalid(host, "must be a DNS name, not an IP address");
                 } else {
-                    c.invalid_each(
-                        host,
-                        names::dns_subdomain(host.strip_prefix("*.").unwrap_or(host)),
-                    );
+                    hosts(c, host);
                 }
             });
         }
@@ -248,22 +407,12 @@ fn ingress(c: &mut Causes, spec: &Value) {
             if http.items(&["paths"]).is_empty() {
                 c.at("paths", |c| c.required(""));
             }
-            c.each(http, "paths", |c, _, path| {
-                let kinds = ["Exact", "ImplementationSpecific", "Prefix"];
-                if path.text(&["pathType"]).is_empty() {
-                    c.at("pathType", |c| c.required("pathType must be specified"));
-                } else {
-                    c.one_of(path, "pathType", &kinds, true);
-                }
-                let text = path.text(&["path"]);
-                if !text.starts_with('/')
-                    && (!text.is_empty() || path.text(&["pathType"]) != "ImplementationSpecific")
-                {
-                    c.at("path", |c| c.invalid(text, "must be an absolute path"));
-                }
-                c.field(path, "backend", ingress_backend);
-            });
+            c.each(http, "paths", |c, _, path| ingress_path(c, path));
         });
+    });
+    c.each(spec, "tls", |c, _, tls| c.texts(tls, "hosts", hosts));
+    c.each(spec, "tls", |c, _, tls| {
+        c.name_rule(tls, "secretName", names::dns_subdomain)
     });
 }
 
@@ -286,6 +435,10 @@ fn ingress_backend(c: &mut Causes, backend: &Value) {
                 _ => c.invalid("", "cannot set both port name & port number"),
             }
         }),
-        _ => {}
+        (None, Some(resource)) => c.at("resource", |c| {
+            c.name_required(resource, "kind", names::path_segment);
+            c.name_required(resource, "name", names::path_segment);
+            c.name_rule(resource, "apiGroup", names::dns_subdomain);
+        }),
     }
 }

@@ -3,9 +3,28 @@
 use serde_json::Value;
 
 use super::cause::Causes;
-use super::{container, meta, resources, scheduling, security, volume};
+use super::checks::NameRule;
+use super::{container, meta, resources, scheduling, security, system, volume};
 use crate::names;
 use crate::value::ValueExt as _;
+
+/// `Pod`.
+pub(super) fn pod(c: &mut Causes, o: &Value) {
+    c.at("spec", |c| {
+        let spec = super::spec(o);
+        self::spec(c, spec);
+        if !spec.text(&["nodeName"]).is_empty() && !spec.items(&["schedulingGates"]).is_empty() {
+            c.at("nodeName", |c| {
+                c.forbidden("cannot be set until all schedulingGates have been cleared")
+            });
+        }
+    });
+}
+
+/// `PodTemplate`.
+pub(super) fn pod_template(c: &mut Causes, o: &Value) {
+    c.field(o, "template", template);
+}
 
 /// A pod template.
 pub(super) fn template(c: &mut Causes, template: &Value) {
@@ -32,49 +51,33 @@ pub(super) fn spec(c: &mut Causes, spec: &Value) {
         c.at("containers", |c| c.required(""));
     }
     container::all(c, spec, &volumes);
+    resource_claims(c, spec);
     c.one_of(spec, "restartPolicy", &["Always", "Never", "OnFailure"], true);
     let dns = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
     c.one_of(spec, "dnsPolicy", &dns, true);
     dns_config(c, spec);
     c.field(spec, "nodeSelector", meta::labels);
-    c.name_rule(spec, "nodeName", names::dns_subdomain);
-    c.name_rule(spec, "serviceAccountName", names::dns_subdomain);
-    c.name_rule(spec, "hostname", names::dns_label);
-    c.name_rule(spec, "subdomain", names::dns_label);
-    c.name_rule(spec, "runtimeClassName", names::dns_subdomain);
-    c.name_rule(spec, "priorityClassName", names::dns_subdomain);
-    c.name_rule(spec, "schedulerName", names::qualified_name);
-    c.not_negative(spec, "terminationGracePeriodSeconds");
-    if let Some(seconds) = spec
-        .int(&["activeDeadlineSeconds"])
-        .filter(|s| !(1..=i64::from(i32::MAX)).contains(s))
-    {
-        c.at("activeDeadlineSeconds", |c| {
-            c.invalid(seconds, "must be between 1 and 2147483647, inclusive");
-        });
+    for (name, rule) in [
+        ("nodeName", names::dns_subdomain as NameRule),
+        ("serviceAccountName", names::dns_subdomain),
+        ("hostname", names::dns_label),
+        ("subdomain", names::dns_label),
+        ("runtimeClassName", names::dns_subdomain),
+        ("priorityClassName", names::dns_subdomain),
+        ("schedulerName", names::qualified_name),
+    ] {
+        c.name_rule(spec, name, rule);
     }
-    c.one_of(
-        spec,
-        "preemptionPolicy",
-        &["Never", "PreemptLowerPriority"],
-        false,
-    );
-    c.field(spec, "os", |c, os| {
-        c.one_of(os, "name", &["linux", "windows"], true)
-    });
+    hostname_override(c, spec);
+    c.in_range(spec, "activeDeadlineSeconds", 1..=i64::from(i32::MAX));
+    let preemption = ["Never", "PreemptLowerPriority"];
+    c.one_of(spec, "preemptionPolicy", &preemption, false);
     c.field(spec, "securityContext", security::pod);
-    if spec.flag(&["shareProcessNamespace"]) && spec.flag(&["hostPID"]) {
-        c.at("shareProcessNamespace", |c| {
-            c.invalid(true, "ShareProcessNamespace and HostPID cannot both be enabled");
-        });
-    }
-    c.each(spec, "imagePullSecrets", |c, _, secret| {
-        c.text_required(secret, "name")
-    });
+    host_namespaces(c, spec);
+    system::rules(c, spec);
     c.each(spec, "hostAliases", |c, _, alias| {
-        c.at("ip", |c| {
-            c.invalid_each(alias.text(&["ip"]), names::ip(alias.text(&["ip"])))
-        });
+        let ip = alias.text(&["ip"]);
+        c.at("ip", |c| c.invalid_each(ip, names::ip(ip)));
         c.at("hostnames", |c| {
             for host in alias.items(&["hostnames"]).iter().filter_map(Value::as_str) {
                 c.invalid_each(host, names::dns_subdomain(host));
@@ -82,22 +85,102 @@ pub(super) fn spec(c: &mut Causes, spec: &Value) {
         });
     });
     c.each(spec, "readinessGates", |c, _, gate| {
-        c.name_rule(gate, "conditionType", names::qualified_name)
+        let kind = gate.text(&["conditionType"]);
+        c.at("conditionType", |c| {
+            c.invalid_each(kind, names::qualified_name(kind))
+        });
     });
     c.each(spec, "schedulingGates", |c, _, gate| {
-        if gate.text(&["name"]).is_empty() {
-            c.required("must not be empty");
-        }
         let name = gate.text(&["name"]);
         c.invalid_each(name, names::qualified_name(name));
     });
-    unique_names(c, spec, "schedulingGates");
+    duplicate_gates(c, spec);
     scheduling::tolerations(c, spec);
     c.field(spec, "affinity", scheduling::affinity);
     scheduling::spread_constraints(c, spec);
-    c.field(spec, "resources", resources::requirements);
+    resources::pod_level(c, spec);
     c.field(spec, "overhead", |c, overhead| {
         resources::list(c, overhead, resources::Of::Container)
+    });
+}
+
+fn duplicate_gates(c: &mut Causes, spec: &Value) {
+    let mut seen: Vec<&str> = Vec::new();
+    c.each_ref(spec, "schedulingGates", |c, gate| {
+        let name = gate.text(&["name"]);
+        if seen.contains(&name) {
+            c.duplicate(name);
+        }
+        seen.push(name);
+    });
+}
+
+fn hostname_override(c: &mut Causes, spec: &Value) {
+    /// What the kernel keeps of a host name.
+    const NAME_MAX: usize = 64;
+    let name = spec.text(&["hostnameOverride"]);
+    if spec.at(&["hostnameOverride"]).is_none() {
+        return;
+    }
+    c.at("hostnameOverride", |c| {
+        if name.len() > NAME_MAX {
+            c.invalid(name, &format!("must be no more than {NAME_MAX} characters"));
+        }
+        c.invalid_each(name, names::dns_subdomain(name));
+        if spec.flag(&["setHostnameAsFQDN"]) {
+            c.forbidden("cannot be set when setHostnameAsFQDN is true");
+        }
+        if spec.flag(&["hostNetwork"]) {
+            c.forbidden("cannot be set when hostNetwork is true");
+        }
+    });
+}
+
+fn host_namespaces(c: &mut Causes, spec: &Value) {
+    if spec.flag(&["shareProcessNamespace"]) && spec.flag(&["hostPID"]) {
+        c.at("shareProcessNamespace", |c| {
+            c.invalid(true, "ShareProcessNamespace and HostPID cannot both be enabled");
+        });
+    }
+    if spec.at(&["hostUsers"]).and_then(Value::as_bool) == Some(false) {
+        for name in ["hostPID", "hostIPC"] {
+            if spec.flag(&[name]) {
+                c.at(name, |c| c.forbidden("when `pod.Spec.HostUsers` is false"));
+            }
+        }
+    }
+}
+
+fn resource_claims(c: &mut Causes, spec: &Value) {
+    let mut seen: Vec<&str> = Vec::new();
+    c.each_ref(spec, "resourceClaims", |c, claim| {
+        let name = claim.text(&["name"]);
+        c.at("name", |c| {
+            if name.is_empty() {
+                c.required("");
+            } else if seen.contains(&name) {
+                c.duplicate(name);
+            } else {
+                c.invalid_each(name, names::dns_label(name));
+            }
+        });
+        seen.push(name);
+        match (
+            claim.at(&["resourceClaimName"]).is_some(),
+            claim.at(&["resourceClaimTemplateName"]).is_some(),
+        ) {
+            (true, true) => c.invalid(
+                claim.clone(),
+                "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified",
+            ),
+            (false, false) => c.invalid(
+                claim.clone(),
+                "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`",
+            ),
+            _ => {}
+        }
+        c.name_rule(claim, "resourceClaimName", names::dns_subdomain);
+        c.name_rule(claim, "resourceClaimTemplateName", names::dns_subdomain);
     });
 }
 

@@ -6,9 +6,11 @@ use super::cause::Causes;
 use crate::names;
 use crate::value::ValueExt as _;
 
+const HEADER: &str = "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name', regex used for validation is '[-A-Za-z0-9]+')";
+
 /// A probe; `field` says which.
-pub(super) fn probe(c: &mut Causes, probe: &Value, field: &str) {
-    handler(c, probe, &["exec", "httpGet", "tcpSocket", "grpc"]);
+pub(super) fn probe(c: &mut Causes, probe: &Value, field: &str, spec: &Value) {
+    handler(c, probe, &["exec", "httpGet", "tcpSocket", "grpc"], spec);
     for name in [
         "initialDelaySeconds",
         "timeoutSeconds",
@@ -36,12 +38,12 @@ pub(super) fn probe(c: &mut Causes, probe: &Value, field: &str) {
 }
 
 /// What a container runs after its start or before its end.
-pub(super) fn lifecycle_handler(c: &mut Causes, value: &Value) {
-    handler(c, value, &["exec", "httpGet", "tcpSocket", "sleep"]);
+pub(super) fn lifecycle_handler(c: &mut Causes, value: &Value, spec: &Value) {
+    handler(c, value, &["exec", "httpGet", "tcpSocket", "sleep"], spec);
 }
 
 /// Exactly one of several actions.
-fn handler(c: &mut Causes, value: &Value, kinds: &[&str]) {
+fn handler(c: &mut Causes, value: &Value, kinds: &[&str], spec: &Value) {
     let mut found = 0;
     for kind in kinds {
         c.field(value, kind, |c, action| {
@@ -56,38 +58,10 @@ fn handler(c: &mut Causes, value: &Value, kinds: &[&str]) {
                         c.at("command", |c| c.required(""));
                     }
                 }
-                "httpGet" => {
-                    c.text_required(action, "path");
-                    port(c, action);
-                    c.one_of(action, "scheme", &["HTTP", "HTTPS"], true);
-                    c.each(action, "httpHeaders", |c, _, header| {
-                        let name = header.text(&["name"]);
-                        let token = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-                        if name.is_empty() || !name.bytes().all(token) {
-                            c.at("name", |c| {
-                                c.invalid(
-                                    name,
-                                    "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name', regex used for validation is '[-A-Za-z0-9]+')",
-                                );
-                            });
-                        }
-                    });
-                }
+                "httpGet" => http(c, action),
                 "tcpSocket" => port(c, action),
-                "grpc" => {
-                    let number = action.int(&["port"]).unwrap_or_default();
-                    c.at("port", |c| {
-                        for problem in names::port_number(number) {
-                            c.invalid(number, &problem);
-                        }
-                    });
-                }
-                _ => {
-                    let seconds = action.int(&["seconds"]).unwrap_or_default();
-                    if seconds < 0 {
-                        c.invalid(seconds, "must be non-negative and less than terminationGracePeriodSeconds");
-                    }
-                }
+                "grpc" => c.port_number(action, "port"),
+                _ => sleep(c, action, spec),
             }
         });
     }
@@ -96,20 +70,35 @@ fn handler(c: &mut Causes, value: &Value, kinds: &[&str]) {
     }
 }
 
+fn http(c: &mut Causes, action: &Value) {
+    c.text_required(action, "path");
+    port(c, action);
+    c.one_of(action, "scheme", &["HTTP", "HTTPS"], true);
+    for header in action.items(&["httpHeaders"]) {
+        let name = header.text(&["name"]);
+        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+            c.at("httpHeaders", |c| c.invalid(name, HEADER));
+        }
+    }
+}
+
+fn sleep(c: &mut Causes, action: &Value, spec: &Value) {
+    let seconds = action.int(&["seconds"]).unwrap_or_default();
+    let Some(grace) = spec.int(&["terminationGracePeriodSeconds"]) else {
+        return;
+    };
+    if seconds < 0 || seconds > grace {
+        c.invalid(
+            seconds,
+            &format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})"),
+        );
+    }
+}
+
 /// A port by number or name.
 pub(super) fn port(c: &mut Causes, action: &Value) {
-    c.at("port", |c| match action.at(&["port"]) {
-        Some(Value::String(name)) => c.invalid_each(name, names::port_name(name)),
-        Some(number) => {
-            let number = number.as_i64().unwrap_or_default();
-            for problem in names::port_number(number) {
-                c.invalid(number, &problem);
-            }
-        }
-        None => {
-            for problem in names::port_number(0) {
-                c.invalid(0, &problem);
-            }
-        }
-    });
+    match action.at(&["port"]) {
+        Some(Value::String(name)) => c.at("port", |c| c.invalid_each(name, names::port_name(name))),
+        _ => c.port_number(action, "port"),
+    }
 }

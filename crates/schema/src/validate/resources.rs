@@ -28,7 +28,7 @@ fn is_container_resource(name: &str) -> bool {
     matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-")
 }
 
-fn is_quota_resource(name: &str) -> bool {
+pub(super) fn is_quota_resource(name: &str) -> bool {
     matches!(
         name,
         "cpu"
@@ -52,6 +52,22 @@ fn is_quota_resource(name: &str) -> bool {
             | "services.loadbalancers"
     ) || name.starts_with("hugepages-")
         || name.starts_with("requests.hugepages-")
+}
+
+/// Resources of which there are only whole ones.
+fn counts(name: &str) -> bool {
+    matches!(
+        name,
+        "pods"
+            | "resourcequotas"
+            | "services"
+            | "replicationcontrollers"
+            | "secrets"
+            | "configmaps"
+            | "persistentvolumeclaims"
+            | "services.nodeports"
+            | "services.loadbalancers"
+    ) || name.starts_with("count/")
 }
 
 /// `requests` and `limits` of a container or a pod.
@@ -102,6 +118,9 @@ pub(super) fn list(c: &mut Causes, list: &Value, of: Of) {
                 }
             }
             amount(c, value);
+            if of == Of::Quota && counts(name) && !quantity(value).is_whole() {
+                c.invalid(quantity(value).to_string(), "must be an integer");
+            }
             if name.contains('/') && of == Of::Container && !quantity(value).is_whole() {
                 c.invalid(value.clone(), "must be an integer");
             }
@@ -123,6 +142,67 @@ pub(super) fn node_amounts(c: &mut Causes, list: &Value) {
         c.key(name, |c| {
             c.invalid_each(name, names::qualified_name(name));
             amount(c, value);
+        });
+    }
+}
+
+/// Resources of the pod as a whole: each at least what its containers need together.
+pub(super) fn pod_level(c: &mut Causes, spec: &Value) {
+    let Some(whole) = spec.at(&["resources"]) else {
+        return;
+    };
+    c.at("resources", |c| {
+        for list in ["limits", "requests"] {
+            c.field(whole, list, |c, amounts| {
+                for name in amounts.as_object().into_iter().flat_map(serde_json::Map::keys) {
+                    if !matches!(name.as_str(), "cpu" | "memory") && !name.starts_with("hugepages-") {
+                        c.key(name, |c| c.not_supported(name, &["cpu", "hugepages-", "memory"]));
+                    }
+                }
+            });
+        }
+        requirements(c, whole);
+        let of = |holder: &Value, list: &str, name: &str| holder.at(&["resources", list, name]).map(quantity);
+        for name in ["cpu", "memory"] {
+            let containers = spec.items(&["containers"]);
+            let together = containers
+                .iter()
+                .filter_map(|container| of(container, "requests", name))
+                .fold(Quantity::ZERO, |sum, amount| sum.plus(&amount));
+            if let Some(request) = of(spec, "requests", name).filter(|request| *request < together) {
+                c.at("requests", |c| {
+                    c.key(name, |c| {
+                        c.invalid(
+                            request.to_string(),
+                            &format!(
+                                "must be greater than or equal to aggregate container requests of {together}"
+                            ),
+                        );
+                    });
+                });
+            }
+        }
+    });
+    for list in ["containers", "initContainers"] {
+        c.each(spec, list, |c, _, container| {
+            for name in ["cpu", "memory"] {
+                let (of_pod, own) = (
+                    whole.at(&["limits", name]).map(quantity),
+                    container.at(&["resources", "limits", name]).map(quantity),
+                );
+                if let (Some(of_pod), Some(own)) = (of_pod, own)
+                    && own > of_pod
+                {
+                    c.at("resources.limits", |c| {
+                        c.key(name, |c| {
+                            c.invalid(
+                                own.to_string(),
+                                &format!("must be less than or equal to pod limits of {of_pod}"),
+                            );
+                        });
+                    });
+                }
+            }
         });
     }
 }

@@ -138,6 +138,13 @@ fn node_term(c: &mut Causes, term: &Value) {
 
 fn pod_term(c: &mut Causes, term: &Value) {
     c.field(term, "labelSelector", meta::label_selector);
+    for namespace in term.items(&["namespaces"]).iter().filter_map(Value::as_str) {
+        c.at("namespace", |c| {
+            c.invalid_each(namespace, names::dns_label(namespace))
+        });
+    }
+    label_keys(c, term, "matchLabelKeys");
+    label_keys(c, term, "mismatchLabelKeys");
     c.field(term, "namespaceSelector", meta::label_selector);
     let key = term.text(&["topologyKey"]);
     c.at("topologyKey", |c| {
@@ -147,6 +154,20 @@ fn pod_term(c: &mut Causes, term: &Value) {
             c.invalid_each(key, names::qualified_name(key));
         }
     });
+}
+
+/// Keys whose values are those of the pod itself: they add to a selector, which must be there.
+fn label_keys(c: &mut Causes, holder: &Value, name: &str) {
+    if holder.items(&[name]).is_empty() {
+        return;
+    }
+    if holder.at(&["labelSelector"]).is_none() {
+        c.at(name, |c| {
+            c.forbidden("must not be set when labelSelector is not set")
+        });
+        return;
+    }
+    c.text_rules(holder, name, names::qualified_name);
 }
 
 /// The spread constraints of a pod spec.
@@ -192,5 +213,6 @@ pub(super) fn spread_constraints(c: &mut Causes, spec: &Value) {
             c.one_of(constraint, policy, &["Honor", "Ignore"], false);
         }
         c.field(constraint, "labelSelector", meta::label_selector);
+        label_keys(c, constraint, "matchLabelKeys");
     });
 }

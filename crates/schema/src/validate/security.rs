@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::cause::Causes;
+use crate::names;
 use crate::value::ValueExt as _;
 
 /// Largest user and group id.
@@ -30,7 +31,15 @@ fn profile(c: &mut Causes, context: &Value, name: &str) {
                     c.invalid(local, "can only be set when seccomp type is Localhost");
                 });
             }
-            "Localhost" | "RuntimeDefault" | "Unconfined" => {}
+            "Localhost" => c.at("localhostProfile", |c| {
+                if local.starts_with('/') {
+                    c.invalid(local, "must be a relative path");
+                }
+                if local.split('/').any(|part| part == "..") {
+                    c.invalid(local, "must not contain '..'");
+                }
+            }),
+            "RuntimeDefault" | "Unconfined" => {}
             "" => c.at("type", |c| {
                 c.required("type is required when seccompProfile is set")
             }),
@@ -39,6 +48,71 @@ fn profile(c: &mut Causes, context: &Value, name: &str) {
                     c.not_supported(other, &["Localhost", "RuntimeDefault", "Unconfined"])
                 });
             }
+        }
+    });
+}
+
+/// Profiles of AppArmor are like those of seccomp, with one rule less on names.
+fn app_armor(c: &mut Causes, context: &Value) {
+    c.field(context, "appArmorProfile", |c, profile| {
+        let local = profile.text(&["localhostProfile"]);
+        match profile.text(&["type"]) {
+            "Localhost" if profile.at(&["localhostProfile"]).is_none() => {
+                c.at("localhostProfile", |c| {
+                    c.required("must be set when AppArmor type is Localhost")
+                });
+            }
+            "Localhost" if local.trim() != local => {
+                c.at("localhostProfile", |c| {
+                    c.invalid(local, "must not be padded with whitespace")
+                });
+            }
+            "Localhost" if local.is_empty() => {
+                c.at("localhostProfile", |c| {
+                    c.required("must be set when AppArmor type is Localhost")
+                });
+            }
+            "RuntimeDefault" | "Unconfined" if profile.at(&["localhostProfile"]).is_some() => {
+                c.at("localhostProfile", |c| {
+                    c.invalid(local, "can only be set when AppArmor type is Localhost");
+                });
+            }
+            "Localhost" | "RuntimeDefault" | "Unconfined" => {}
+            "" => c.at("type", |c| {
+                c.required("type is required when appArmorProfile is set")
+            }),
+            other => c.at("type", |c| {
+                c.not_supported(other, &["Localhost", "RuntimeDefault", "Unconfined"])
+            }),
+        }
+    });
+}
+
+/// What only Windows has.
+fn windows(c: &mut Causes, context: &Value) {
+    /// Longest name that Windows gives to a user, with its domain.
+    const USER_MAX: usize = 104;
+    c.field(context, "windowsOptions", |c, options| {
+        c.name_rule(options, "gmsaCredentialSpecName", names::dns_subdomain);
+        if options.at(&["gmsaCredentialSpec"]).is_some() && options.text(&["gmsaCredentialSpec"]).is_empty() {
+            c.at("gmsaCredentialSpec", |c| {
+                c.invalid("", "gmsaCredentialSpec cannot be an empty string")
+            });
+        }
+        if options.at(&["runAsUserName"]).is_some() {
+            let user = options.text(&["runAsUserName"]);
+            c.at("runAsUserName", |c| {
+                if user.is_empty() {
+                    c.invalid("", "runAsUserName cannot be an empty string");
+                } else if user.chars().any(char::is_control) {
+                    c.invalid(user, "runAsUserName cannot contain control characters");
+                } else if user.len() > USER_MAX {
+                    c.invalid(
+                        user,
+                        &format!("runAsUserName must be no more than {USER_MAX} characters"),
+                    );
+                }
+            });
         }
     });
 }
@@ -90,14 +164,24 @@ pub(super) fn pod(c: &mut Causes, context: &Value) {
     );
     c.one_of(context, "supplementalGroupsPolicy", &["Merge", "Strict"], false);
     profile(c, context, "seccompProfile");
+    app_armor(c, context);
+    windows(c, context);
 }
 
 /// The security context of a container.
-pub(super) fn container(c: &mut Causes, context: &Value) {
+pub(super) fn container(c: &mut Causes, context: &Value, spec: &Value) {
     id(c, context, "runAsUser");
     id(c, context, "runAsGroup");
     c.one_of(context, "procMount", &["Default", "Unmasked"], false);
+    let kept_apart = spec.at(&["hostUsers"]).and_then(Value::as_bool) == Some(false);
+    if context.text(&["procMount"]) == "Unmasked" && !kept_apart {
+        c.at("procMount", |c| {
+            c.invalid("Unmasked", "`hostUsers` must be false to use `Unmasked`")
+        });
+    }
     profile(c, context, "seccompProfile");
+    app_armor(c, context);
+    windows(c, context);
     let escalation = context.at(&["allowPrivilegeEscalation"]).and_then(Value::as_bool);
     if escalation == Some(false) {
         if context.flag(&["privileged"]) {

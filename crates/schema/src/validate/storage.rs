@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::cause::Causes;
-use super::{resources, scheduling, spec, volume};
+use super::{resources, scheduling, spec, volume_source};
 use crate::names;
 use crate::value::{ValueExt as _, is_empty};
 
@@ -14,6 +14,9 @@ const ACCESS_MODES: &[&str] = &[
     "ReadWriteOncePod",
 ];
 const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
+
+/// Longest name of a driver that the CSI specification allows.
+const DRIVER_MAX: usize = 63;
 
 /// Fields of a persistent volume's spec that are not its source.
 const NOT_SOURCES: &[&str] = &[
@@ -28,26 +31,72 @@ const NOT_SOURCES: &[&str] = &[
     "volumeMode",
 ];
 
-/// Rules of `storage.k8s.io`.
-pub(super) fn rules(c: &mut Causes, plural: &str, o: &Value) {
-    match plural {
-        "storageclasses" => storage_class(c, o),
-        "volumeattachments" => c.at("spec", |c| attachment(c, spec(o))),
-        "csidrivers" => csi_driver(c, o),
-        "csinodes" => csi_node(c, o),
-        "csistoragecapacities" => {
-            c.text_required(o, "storageClassName");
-            c.name_rule(o, "storageClassName", names::dns_subdomain);
-            for name in ["capacity", "maximumVolumeSize"] {
-                c.field(o, name, resources::amount);
-            }
-        }
-        "volumeattributesclasses" => {
-            c.text_required(o, "driverName");
-            c.name_rule(o, "driverName", names::dns_subdomain);
-        }
-        _ => {}
+/// `PersistentVolumeClaim`.
+pub(super) fn claim(c: &mut Causes, o: &Value) {
+    c.at("spec", |c| claim_spec(c, spec(o)));
+}
+
+/// `PersistentVolume`.
+pub(super) fn volume(c: &mut Causes, o: &Value) {
+    c.at("spec", |c| volume_spec(c, spec(o)));
+}
+
+/// `CSIStorageCapacity`.
+pub(super) fn capacity(c: &mut Causes, o: &Value) {
+    c.name_required(o, "storageClassName", names::dns_subdomain);
+    c.field(o, "nodeTopology", super::meta::label_selector);
+    for name in ["capacity", "maximumVolumeSize"] {
+        c.field(o, name, resources::amount);
     }
+}
+
+/// `VolumeAttributesClass`.
+pub(super) fn attributes_class(c: &mut Causes, o: &Value) {
+    c.text_required(o, "driverName");
+    driver_name(c, o, "driverName");
+    if is_empty(o.get("parameters")) {
+        c.at("parameters", |c| {
+            c.required("must contain at least one key/value pair")
+        });
+    }
+    parameters(c, o);
+}
+
+/// The name of a CSI driver, if it is there.
+pub(super) fn driver_name(c: &mut Causes, holder: &Value, field: &str) {
+    let name = holder.text(&[field]);
+    if name.is_empty() {
+        return;
+    }
+    c.at(field, |c| {
+        if name.len() > DRIVER_MAX {
+            c.too_long(DRIVER_MAX);
+        }
+        c.invalid_each(name, names::dns_subdomain(&name.to_lowercase()));
+    });
+}
+
+fn parameters(c: &mut Causes, o: &Value) {
+    /// Largest number of parameters, and their size in bytes.
+    const COUNT_MAX: usize = 512;
+    const SIZE_MAX: usize = 256 * 1024;
+    c.field(o, "parameters", |c, parameters| {
+        let map = parameters.as_object();
+        if map.is_some_and(|map| map.len() > COUNT_MAX) {
+            c.too_long(COUNT_MAX);
+            return;
+        }
+        let mut size = 0;
+        for (key, value) in map.into_iter().flatten() {
+            if key.is_empty() {
+                c.invalid(key.as_str(), "field can not be empty.");
+            }
+            size += key.len() + value.as_str().unwrap_or_default().len();
+        }
+        if size > SIZE_MAX {
+            c.too_long(SIZE_MAX);
+        }
+    });
 }
 
 fn access_modes(c: &mut Causes, spec: &Value) {
@@ -108,7 +157,7 @@ pub(super) fn claim_spec(c: &mut Causes, spec: &Value) {
 }
 
 /// The spec of a persistent volume.
-pub(super) fn volume_spec(c: &mut Causes, spec: &Value) {
+fn volume_spec(c: &mut Causes, spec: &Value) {
     if spec.items(&["accessModes"]).is_empty() {
         c.at("accessModes", |c| c.required(""));
     }
@@ -156,12 +205,7 @@ pub(super) fn volume_spec(c: &mut Causes, spec: &Value) {
                 c.forbidden("may not specify more than 1 volume type");
                 return;
             }
-            volume::one_source(c, kind, source);
-            match kind.as_str() {
-                "csi" => c.text_required(source, "volumeHandle"),
-                "local" => c.text_required(source, "path"),
-                _ => {}
-            }
+            persistent_source(c, kind, source);
         });
     }
     if found == 0 {
@@ -172,11 +216,50 @@ pub(super) fn volume_spec(c: &mut Causes, spec: &Value) {
             c.required("Local volume requires node affinity")
         });
     }
+    if spec.text(&["hostPath", "path"]) == "/" && spec.text(&["persistentVolumeReclaimPolicy"]) == "Recycle" {
+        c.at("persistentVolumeReclaimPolicy", |c| {
+            c.forbidden("may not be 'recycle' for a hostPath mount of '/'");
+        });
+    }
     class_name(c, spec);
     c.one_of(spec, "volumeMode", VOLUME_MODES, false);
 }
 
-fn storage_class(c: &mut Causes, o: &Value) {
+fn persistent_source(c: &mut Causes, kind: &str, source: &Value) {
+    match kind {
+        "csi" => {
+            c.text_required(source, "driver");
+            driver_name(c, source, "driver");
+            c.text_required(source, "volumeHandle");
+            for secret in [
+                "controllerPublishSecretRef",
+                "controllerExpandSecretRef",
+                "nodePublishSecretRef",
+                "nodeExpandSecretRef",
+                "nodeStageSecretRef",
+            ] {
+                c.field(source, secret, |c, secret| {
+                    c.text_required(secret, "name");
+                    c.text_required(secret, "namespace");
+                });
+            }
+        }
+        "local" => {
+            let path = source.text(&["path"]);
+            c.at("path", |c| {
+                if path.is_empty() {
+                    c.required("");
+                } else if path.split('/').any(|part| part == "..") {
+                    c.invalid(path, "must not contain '..'");
+                }
+            });
+        }
+        _ => volume_source::shared(c, kind, source, true),
+    }
+}
+
+/// `StorageClass`.
+pub(super) fn class(c: &mut Causes, o: &Value) {
     let provisioner = o.text(&["provisioner"]);
     c.at("provisioner", |c| {
         if provisioner.is_empty() {
@@ -185,19 +268,7 @@ fn storage_class(c: &mut Causes, o: &Value) {
             c.invalid_each(provisioner, names::qualified_name(&provisioner.to_lowercase()));
         }
     });
-    c.field(o, "parameters", |c, parameters| {
-        /// Largest number of parameters.
-        const COUNT_MAX: usize = 512;
-        let map = parameters.as_object();
-        if map.is_some_and(|map| map.len() > COUNT_MAX) {
-            c.too_long(COUNT_MAX);
-        }
-        for key in map.into_iter().flat_map(|map| map.keys()) {
-            if key.is_empty() {
-                c.invalid(key.as_str(), "field can not be empty");
-            }
-        }
-    });
+    parameters(c, o);
     c.one_of(o, "reclaimPolicy", &["Delete", "Retain"], false);
     c.one_of(
         o,
@@ -215,9 +286,14 @@ fn storage_class(c: &mut Causes, o: &Value) {
     });
 }
 
-fn attachment(c: &mut Causes, spec: &Value) {
+/// `VolumeAttachment`.
+pub(super) fn attachment(c: &mut Causes, o: &Value) {
+    c.at("spec", |c| attachment_spec(c, spec(o)));
+}
+
+fn attachment_spec(c: &mut Causes, spec: &Value) {
     c.text_required(spec, "attacher");
-    c.name_rule(spec, "attacher", names::dns_subdomain);
+    driver_name(c, spec, "attacher");
     let source = spec.at(&["source"]).unwrap_or(&Value::Null);
     c.at("source", |c| {
         match (
@@ -230,22 +306,46 @@ fn attachment(c: &mut Causes, spec: &Value) {
             (Some(_), Some(_)) => {
                 c.forbidden("must specify exactly one of inlineVolumeSpec and persistentVolumeName");
             }
-            _ => {}
+            (Some(inline), None) => c.at("inlineVolumeSpec", |c| volume_spec(c, inline)),
+            (None, Some(name)) => {
+                let name = name.as_str().unwrap_or_default();
+                c.at("persistentVolumeName", |c| {
+                    c.invalid_each(name, names::dns_subdomain(name))
+                });
+            }
         }
     });
     c.text_required(spec, "nodeName");
     c.name_rule(spec, "nodeName", names::dns_subdomain);
 }
 
-fn csi_driver(c: &mut Causes, o: &Value) {
-    /// Length that the CSI specification allows.
-    const NAME_MAX: usize = 63;
+/// `CSIDriver`.
+pub(super) fn csi_driver(c: &mut Causes, o: &Value) {
+    /// A token lives for ten minutes at least; what a node can attach is asked for every ten seconds at most.
+    const TOKEN_SECONDS_MIN: i64 = 600;
+    const PERIOD_SECONDS_MIN: i64 = 10;
     let name = o.text(&["metadata", "name"]);
-    if name.len() > NAME_MAX {
-        c.at("metadata.name", |c| c.too_long(NAME_MAX));
+    if name.len() > DRIVER_MAX {
+        c.at("metadata.name", |c| c.too_long(DRIVER_MAX));
     }
     let spec = spec(o);
     c.at("spec", |c| {
+        for name in ["attachRequired", "podInfoOnMount", "storageCapacity"] {
+            if spec.at(&[name]).is_none() {
+                c.at(name, |c| c.required(""));
+            }
+        }
+        if let Some(seconds) = spec
+            .int(&["nodeAllocatableUpdatePeriodSeconds"])
+            .filter(|s| *s < PERIOD_SECONDS_MIN)
+        {
+            c.at("nodeAllocatableUpdatePeriodSeconds", |c| {
+                c.invalid(
+                    seconds,
+                    &format!("must be greater than or equal to {PERIOD_SECONDS_MIN} seconds"),
+                );
+            });
+        }
         c.one_of(
             spec,
             "fsGroupPolicy",
@@ -270,18 +370,51 @@ fn csi_driver(c: &mut Causes, o: &Value) {
                 c.at("audience", |c| c.duplicate(audience));
             }
             audiences.push(audience);
+            if let Some(seconds) = request.int(&["expirationSeconds"]) {
+                c.at("expirationSeconds", |c| {
+                    if seconds < TOKEN_SECONDS_MIN {
+                        c.invalid(seconds, "may not specify a duration less than 10 minutes");
+                    } else if seconds > 1 << 32 {
+                        c.invalid(seconds, "may not specify a duration larger than 2^32 seconds");
+                    }
+                });
+            }
         });
     });
 }
 
-fn csi_node(c: &mut Causes, o: &Value) {
+/// `CSINode`.
+pub(super) fn csi_node(c: &mut Causes, o: &Value) {
     let mut seen: Vec<&str> = Vec::new();
     c.at("spec", |c| {
         c.each_ref(spec(o), "drivers", |c, driver| {
             c.text_required(driver, "name");
             c.text_required(driver, "nodeID");
+            /// Longest identity of a node that the CSI specification allows.
+            const ID_MAX: usize = 256;
+            if driver.text(&["nodeID"]).len() > ID_MAX {
+                c.at("nodeID", |c| {
+                    c.invalid(
+                        driver.text(&["nodeID"]),
+                        &format!("must be {ID_MAX} characters or less"),
+                    );
+                });
+            }
             let name = driver.text(&["name"]);
-            c.name_rule(driver, "name", names::dns_subdomain);
+            driver_name(c, driver, "name");
+            let mut keys: Vec<&str> = Vec::new();
+            c.at("topologyKeys", |c| {
+                for key in driver.items(&["topologyKeys"]).iter().filter_map(Value::as_str) {
+                    if key.is_empty() {
+                        c.required("");
+                    }
+                    if keys.contains(&key) {
+                        c.duplicate(key);
+                    }
+                    keys.push(key);
+                    c.invalid_each(key, names::qualified_name(key));
+                }
+            });
             if seen.contains(&name) {
                 c.at("name", |c| c.duplicate(name));
             }

@@ -4,76 +4,177 @@ use serde_json::{Map, Value};
 
 use super::cause::Causes;
 use super::resources;
-use crate::registry::Resource;
 use crate::value::{ValueExt as _, same};
 
-/// Rules for a change of the desired state.
-pub(super) fn rules(c: &mut Causes, resource: &Resource, old: &Value, new: &Value) {
-    let (old_spec, new_spec) = (super::spec(old), super::spec(new));
-    match (&*resource.group, &*resource.plural) {
-        ("", "pods") => c.at("spec", |c| pod(c, old_spec, new_spec)),
-        ("", "services") => service(c, old, new),
-        ("", "secrets") => {
-            c.immutable(old, new, "type");
-            immutable_data(c, old, new, &["data"]);
+/// A change that touches fields of the spec.
+fn in_spec(c: &mut Causes, old: &Value, new: &Value, check: impl FnOnce(&mut Causes, &Value, &Value)) {
+    let (old, new) = (super::spec(old), super::spec(new));
+    c.at("spec", |c| check(c, old, new));
+}
+
+/// Fields of the spec that stay.
+fn spec_fields(c: &mut Causes, old: &Value, new: &Value, names: &[&str]) {
+    in_spec(c, old, new, |c, old, new| {
+        for name in names {
+            c.immutable(old, new, name);
         }
-        ("", "configmaps") => immutable_data(c, old, new, &["data", "binaryData"]),
-        ("", "persistentvolumeclaims") => c.at("spec", |c| claim(c, old, new)),
-        ("", "persistentvolumes") => c.at("spec", |c| volume(c, old_spec, new_spec)),
-        ("", "nodes") => node(c, old_spec, new_spec),
-        ("apps", "deployments" | "replicasets" | "daemonsets") => {
-            c.at("spec", |c| c.immutable(old_spec, new_spec, "selector"));
+    });
+}
+
+/// The spec stays as a whole.
+pub(super) fn whole_spec(c: &mut Causes, old: &Value, new: &Value) {
+    c.immutable(old, new, "spec");
+}
+
+/// Workloads keep their pods.
+pub(super) fn selector(c: &mut Causes, old: &Value, new: &Value) {
+    spec_fields(c, old, new, &["selector"]);
+}
+
+/// `Secret`.
+pub(super) fn secret(c: &mut Causes, old: &Value, new: &Value) {
+    c.immutable(old, new, "type");
+    immutable_data(c, old, new, &["data"]);
+}
+
+/// `ConfigMap`.
+pub(super) fn config_map(c: &mut Causes, old: &Value, new: &Value) {
+    immutable_data(c, old, new, &["data", "binaryData"]);
+}
+
+/// `ControllerRevision`.
+pub(super) fn controller_revision(c: &mut Causes, old: &Value, new: &Value) {
+    c.immutable(old, new, "data");
+}
+
+/// `ResourceQuota`: what it counts stays.
+pub(super) fn quota(c: &mut Causes, old: &Value, new: &Value) {
+    spec_fields(c, old, new, &["scopes"]);
+}
+
+/// `RoleBinding` and `ClusterRoleBinding`.
+pub(super) fn binding(c: &mut Causes, old: &Value, new: &Value) {
+    if !same(old.get("roleRef"), new.get("roleRef")) {
+        let value = new.get("roleRef").cloned().unwrap_or_default();
+        c.at("roleRef", |c| c.invalid(value, "cannot change roleRef"));
+    }
+}
+
+/// `StorageClass`.
+pub(super) fn storage_class(c: &mut Causes, old: &Value, new: &Value) {
+    for name in ["parameters", "provisioner", "reclaimPolicy"] {
+        if !same(old.get(name), new.get(name)) {
+            c.at(name, |c| {
+                c.forbidden(&format!("updates to {name} are forbidden."))
+            });
         }
-        ("apps", "statefulsets") => c.at("spec", |c| stateful_set(c, old_spec, new_spec)),
-        ("apps", "controllerrevisions") => c.immutable(old, new, "data"),
-        ("batch", "jobs") => c.at("spec", |c| job(c, old_spec, new_spec)),
-        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings")
-            if !same(old.get("roleRef"), new.get("roleRef")) =>
-        {
-            let value = new.get("roleRef").cloned().unwrap_or_default();
-            c.at("roleRef", |c| c.invalid(value, "cannot change roleRef"));
-        }
-        ("storage.k8s.io", "storageclasses") => {
-            for name in ["parameters", "provisioner", "reclaimPolicy"] {
-                if !same(old.get(name), new.get(name)) {
-                    c.at(name, |c| {
-                        c.forbidden(&format!("updates to {name} are forbidden."))
-                    });
-                }
+    }
+    c.immutable(old, new, "volumeBindingMode");
+}
+
+/// `CSIDriver`.
+pub(super) fn csi_driver(c: &mut Causes, old: &Value, new: &Value) {
+    spec_fields(c, old, new, &["attachRequired", "volumeLifecycleModes"]);
+}
+
+/// `CSINode`: a driver that is there stays as it is, but for how many volumes it attaches.
+pub(super) fn csi_node(c: &mut Causes, old: &Value, new: &Value) {
+    in_spec(c, old, new, |c, old, new| {
+        c.each(new, "drivers", |c, _, driver| {
+            let name = driver.text(&["name"]);
+            let before = old.items(&["drivers"]).iter().find(|d| d.text(&["name"]) == name);
+            if let Some(before) = before
+                && !same(
+                    Some(&without(before, &["allocatable"])),
+                    Some(&without(driver, &["allocatable"])),
+                )
+            {
+                c.invalid(driver.clone(), "field is immutable");
             }
-            c.immutable(old, new, "volumeBindingMode");
-        }
-        ("storage.k8s.io", "volumeattachments") if !same(Some(old_spec), Some(new_spec)) => {
-            c.at("spec", |c| c.invalid(new_spec.clone(), "field is immutable"));
-        }
-        ("storage.k8s.io", "csidrivers") => c.at("spec", |c| {
-            for name in ["attachRequired", "volumeLifecycleModes"] {
-                c.immutable(old_spec, new_spec, name);
+        });
+    });
+}
+
+/// `CSIStorageCapacity`.
+pub(super) fn capacity(c: &mut Causes, old: &Value, new: &Value) {
+    c.immutable(old, new, "nodeTopology");
+    c.immutable(old, new, "storageClassName");
+}
+
+/// `VolumeAttributesClass`.
+pub(super) fn attributes_class(c: &mut Causes, old: &Value, new: &Value) {
+    c.immutable(old, new, "driverName");
+    c.immutable(old, new, "parameters");
+}
+
+/// `PriorityClass`.
+pub(super) fn priority_class(c: &mut Causes, old: &Value, new: &Value) {
+    if old.get("value") != new.get("value") {
+        c.at("value", |c| c.forbidden("may not be changed in an update."));
+    }
+    c.immutable(old, new, "preemptionPolicy");
+}
+
+/// `EndpointSlice`.
+pub(super) fn endpoint_slice(c: &mut Causes, old: &Value, new: &Value) {
+    c.immutable(old, new, "addressType");
+}
+
+/// `RuntimeClass`.
+pub(super) fn runtime_class(c: &mut Causes, old: &Value, new: &Value) {
+    c.immutable(old, new, "handler");
+}
+
+/// `IngressClass`.
+pub(super) fn ingress_class(c: &mut Causes, old: &Value, new: &Value) {
+    spec_fields(c, old, new, &["controller"]);
+}
+
+/// `IPAddress`.
+pub(super) fn ip_address(c: &mut Causes, old: &Value, new: &Value) {
+    spec_fields(c, old, new, &["parentRef"]);
+}
+
+/// `ServiceCIDR`: a second family may come and go, the first stays.
+pub(super) fn service_cidr(c: &mut Causes, old: &Value, new: &Value) {
+    in_spec(c, old, new, |c, old, new| {
+        let (before, after) = (old.items(&["cidrs"]), new.items(&["cidrs"]));
+        for (index, range) in after.iter().enumerate() {
+            if before.get(index).is_some_and(|b| b != range) {
+                c.at("cidrs", |c| {
+                    c.index(index, |c| c.invalid(range.clone(), "field is immutable"))
+                });
             }
-        }),
-        ("storage.k8s.io", "volumeattributesclasses") => {
-            c.immutable(old, new, "driverName");
-            c.immutable(old, new, "parameters");
         }
-        ("scheduling.k8s.io", "priorityclasses") => {
-            if old.get("value") != new.get("value") {
-                c.at("value", |c| c.forbidden("may not be changed in an update."));
+    });
+}
+
+/// `ResourceSlice`: whose devices it lists stays.
+pub(super) fn resource_slice(c: &mut Causes, old: &Value, new: &Value) {
+    spec_fields(c, old, new, &["driver", "nodeName", "nodeSelector", "allNodes"]);
+    let pool = |o: &Value| super::spec(o).text(&["pool", "name"]).to_owned();
+    if pool(old) != pool(new) {
+        c.at("spec.pool.name", |c| c.invalid(pool(new), "field is immutable"));
+    }
+}
+
+/// `CustomResourceDefinition`.
+pub(super) fn custom_resource_definition(c: &mut Causes, old: &Value, new: &Value) {
+    spec_fields(c, old, new, &["group"]);
+    let established = old
+        .items(&["status", "conditions"])
+        .iter()
+        .any(|condition| condition.text(&["type"]) == "Established" && condition.text(&["status"]) == "True");
+    if established {
+        spec_fields(c, old, new, &["scope"]);
+        for field in ["kind", "plural"] {
+            let name = |o: &Value| super::spec(o).text(&["names", field]).to_owned();
+            if name(old) != name(new) {
+                c.at(&format!("spec.names.{field}"), |c| {
+                    c.invalid(name(new), "field is immutable")
+                });
             }
-            c.immutable(old, new, "preemptionPolicy");
         }
-        ("discovery.k8s.io", "endpointslices") => c.immutable(old, new, "addressType"),
-        ("node.k8s.io", "runtimeclasses") => c.immutable(old, new, "handler"),
-        ("networking.k8s.io", "ingressclasses") => {
-            c.at("spec", |c| c.immutable(old_spec, new_spec, "controller"))
-        }
-        ("networking.k8s.io", "ipaddresses") => {
-            c.at("spec", |c| c.immutable(old_spec, new_spec, "parentRef"))
-        }
-        ("apiextensions.k8s.io", "customresourcedefinitions") => c.at("spec", |c| {
-            c.immutable(old_spec, new_spec, "group");
-            c.immutable(old_spec, new_spec, "scope");
-        }),
-        _ => {}
     }
 }
 
@@ -105,7 +206,12 @@ fn without(spec: &Value, fields: &[&str]) -> Value {
 
 const POD_MESSAGE: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
-fn pod(c: &mut Causes, old: &Value, new: &Value) {
+/// `Pod`.
+pub(super) fn pod(c: &mut Causes, old: &Value, new: &Value) {
+    in_spec(c, old, new, pod_spec);
+}
+
+fn pod_spec(c: &mut Causes, old: &Value, new: &Value) {
     for list in ["containers", "initContainers"] {
         if old.items(&[list]).len() != new.items(&[list]).len() {
             c.at(list, |c| {
@@ -196,18 +302,53 @@ fn scheduling_gates(c: &mut Causes, old: &Value, new: &Value) {
     }
 }
 
-fn service(c: &mut Causes, old: &Value, new: &Value) {
-    let address = |o: &Value| o.text(&["spec", "clusterIP"]).to_owned();
-    let (before, after) = (address(old), address(new));
-    let both_have = |o: &Value| o.text(&["spec", "type"]) != "ExternalName";
-    if both_have(old) && both_have(new) && !before.is_empty() && before != after {
-        c.at("spec.clusterIPs", |c| {
-            c.index(0, |c| c.invalid(after, "may not change once set"));
-        });
-    }
+/// `Service`: its first address and family stay as long as it has any.
+pub(super) fn service(c: &mut Causes, old: &Value, new: &Value) {
+    let (was, is) = (super::spec(old), super::spec(new));
+    let has_address = |spec: &Value| spec.text(&["type"]) != "ExternalName";
+    c.at("spec", |c| {
+        if has_address(was) && has_address(is) {
+            let (before, after) = (was.text(&["clusterIP"]), is.text(&["clusterIP"]));
+            if !before.is_empty() && before != after {
+                c.at("clusterIPs", |c| {
+                    c.index(0, |c| c.invalid(after, "may not change once set"))
+                });
+            }
+            let first = |spec: &Value| spec.items(&["ipFamilies"]).first().cloned();
+            if let (Some(before), Some(after)) = (first(was), first(is))
+                && before != after
+            {
+                c.at("ipFamilies", |c| {
+                    c.index(0, |c| c.invalid(after, "may not change once set"))
+                });
+            }
+        }
+        let balances = |spec: &Value| spec.text(&["type"]) == "LoadBalancer";
+        if balances(was) && balances(is) {
+            let (before, after) = (was.get("loadBalancerClass"), is.get("loadBalancerClass"));
+            if !same(before, after) {
+                let value = after.cloned().unwrap_or_default();
+                c.at("loadBalancerClass", |c| {
+                    c.invalid(value, "may not change once set")
+                });
+            }
+        }
+        let local = |spec: &Value| balances(spec) && spec.text(&["externalTrafficPolicy"]) == "Local";
+        if local(was) && local(is) {
+            let port = |spec: &Value| spec.int(&["healthCheckNodePort"]).unwrap_or_default();
+            if port(was) != 0 && port(was) != port(is) {
+                c.at("healthCheckNodePort", |c| c.forbidden("field is immutable"));
+            }
+        }
+    });
 }
 
-fn claim(c: &mut Causes, old: &Value, new: &Value) {
+/// `PersistentVolumeClaim`.
+pub(super) fn claim(c: &mut Causes, old: &Value, new: &Value) {
+    c.at("spec", |c| claim_spec(c, old, new));
+}
+
+fn claim_spec(c: &mut Causes, old: &Value, new: &Value) {
     let (old_spec, new_spec) = (super::spec(old), super::spec(new));
     let bound = old.text(&["status", "phase"]) == "Bound";
     let mut free = vec![];
@@ -261,7 +402,12 @@ fn shrinks(c: &mut Causes, old: &Value, new: &Value) {
     }
 }
 
-fn volume(c: &mut Causes, old: &Value, new: &Value) {
+/// `PersistentVolume`.
+pub(super) fn volume(c: &mut Causes, old: &Value, new: &Value) {
+    in_spec(c, old, new, volume_spec);
+}
+
+fn volume_spec(c: &mut Causes, old: &Value, new: &Value) {
     const FREE: &[&str] = &[
         "accessModes",
         "capacity",
@@ -281,7 +427,9 @@ fn volume(c: &mut Causes, old: &Value, new: &Value) {
     c.immutable(old, new, "volumeMode");
 }
 
-fn node(c: &mut Causes, old: &Value, new: &Value) {
+/// `Node`.
+pub(super) fn node(c: &mut Causes, old: &Value, new: &Value) {
+    let (old, new) = (super::spec(old), super::spec(new));
     let before = old.items(&["podCIDRs"]);
     if !before.is_empty() && before != new.items(&["podCIDRs"]) {
         c.at("spec.podCIDRs", |c| {
@@ -296,7 +444,12 @@ fn node(c: &mut Causes, old: &Value, new: &Value) {
     }
 }
 
-fn stateful_set(c: &mut Causes, old: &Value, new: &Value) {
+/// `StatefulSet`.
+pub(super) fn stateful_set(c: &mut Causes, old: &Value, new: &Value) {
+    in_spec(c, old, new, stateful_set_spec);
+}
+
+fn stateful_set_spec(c: &mut Causes, old: &Value, new: &Value) {
     const FREE: &[&str] = &[
         "replicas",
         "ordinals",
@@ -325,7 +478,12 @@ fn stateful_set(c: &mut Causes, old: &Value, new: &Value) {
     }
 }
 
-fn job(c: &mut Causes, old: &Value, new: &Value) {
+/// `Job`.
+pub(super) fn job(c: &mut Causes, old: &Value, new: &Value) {
+    in_spec(c, old, new, job_spec);
+}
+
+fn job_spec(c: &mut Causes, old: &Value, new: &Value) {
     // An indexed Job may be resized if its parallelism goes with it.
     let elastic = new.text(&["completionMode"]) == "Indexed"
         && new.int(&["completions"]) == new.int(&["parallelism"])
@@ -337,6 +495,7 @@ fn job(c: &mut Causes, old: &Value, new: &Value) {
         "selector",
         "completionMode",
         "podFailurePolicy",
+        "successPolicy",
         "backoffLimitPerIndex",
         "managedBy",
     ] {
@@ -351,4 +510,26 @@ fn job(c: &mut Causes, old: &Value, new: &Value) {
         }
     }
     c.immutable(old, new, "template");
+}
+
+/// Containers that were added to a pod stay in it, as they were added.
+pub(super) fn ephemeral_containers(c: &mut Causes, old: &Value, new: &Value) {
+    let list = |o: &Value| super::spec(o).items(&["ephemeralContainers"]).to_vec();
+    let (before, after) = (list(old), list(new));
+    c.at("spec.ephemeralContainers", |c| {
+        for container in &before {
+            let name = container.text(&["name"]);
+            match after.iter().find(|other| other.text(&["name"]) == name) {
+                None => c.forbidden(&format!(
+                    "existing ephemeral containers {name:?} may not be removed\n"
+                )),
+                Some(other) if !same(Some(container), Some(other)) => {
+                    c.forbidden(&format!(
+                        "existing ephemeral containers {name:?} may not be changed\n"
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+    });
 }

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::cause::Causes;
-use super::container::field_ref;
-use super::resources;
+use super::environment::{field_ref, resource_ref};
+use super::volume_source;
 use crate::names;
 use crate::value::ValueExt as _;
 
@@ -66,37 +66,9 @@ fn source(c: &mut Causes, volume: &Value) {
     }
 }
 
-/// A source that pods have, or that pods and persistent volumes share.
-pub(super) fn one_source(c: &mut Causes, kind: &str, source: &Value) {
+/// A source that pods have.
+fn one_source(c: &mut Causes, kind: &str, source: &Value) {
     match kind {
-        "emptyDir" => {
-            if let Some(size) = source.at(&["sizeLimit"])
-                && resources::quantity(size).is_negative()
-            {
-                c.at("sizeLimit", |c| {
-                    c.forbidden("SizeLimit field must be a valid resource quantity")
-                });
-            }
-        }
-        "hostPath" => {
-            let path = source.text(&["path"]);
-            if path.is_empty() {
-                c.at("path", |c| c.required(""));
-            } else if path.split('/').any(|part| part == "..") {
-                c.at("path", |c| c.invalid(path, "must not contain '..'"));
-            }
-            let kinds = [
-                "",
-                "BlockDevice",
-                "CharDevice",
-                "Directory",
-                "DirectoryOrCreate",
-                "File",
-                "FileOrCreate",
-                "Socket",
-            ];
-            c.one_of(source, "type", &kinds, false);
-        }
         "secret" => {
             c.text_required(source, "secretName");
             files(c, source);
@@ -106,23 +78,34 @@ pub(super) fn one_source(c: &mut Causes, kind: &str, source: &Value) {
             files(c, source);
         }
         "persistentVolumeClaim" => c.text_required(source, "claimName"),
-        "nfs" => {
-            c.text_required(source, "server");
-            c.text_required(source, "path");
+        "downwardAPI" => {
+            mode(c, source, "defaultMode");
+            downward(c, source);
         }
-        "csi" => c.text_required(source, "driver"),
-        "downwardAPI" => downward(c, source),
         "projected" => projected(c, source),
-        "image" => c.one_of(source, "pullPolicy", &["Always", "IfNotPresent", "Never"], false),
-        "ephemeral" => {
-            if source.at(&["volumeClaimTemplate"]).is_none() {
-                c.at("volumeClaimTemplate", |c| c.required(""));
-            }
-            c.field(source, "volumeClaimTemplate", |c, template| {
+        "image" => {
+            c.text_required(source, "reference");
+            c.one_of(source, "pullPolicy", &["Always", "IfNotPresent", "Never"], false);
+        }
+        "ephemeral" => match source.at(&["volumeClaimTemplate"]) {
+            None => c.at("volumeClaimTemplate", |c| c.required("")),
+            Some(template) => c.at("volumeClaimTemplate", |c| {
                 c.at("spec", |c| super::storage::claim_spec(c, super::spec(template)));
+            }),
+        },
+        "gitRepo" => {
+            c.text_required(source, "repository");
+            let directory = source.text(&["directory"]);
+            c.at("directory", |c| local(c, directory));
+        }
+        "csi" => {
+            c.text_required(source, "driver");
+            super::storage::driver_name(c, source, "driver");
+            c.field(source, "nodePublishSecretRef", |c, secret| {
+                c.text_required(secret, "name")
             });
         }
-        _ => {}
+        _ => volume_source::shared(c, kind, source, false),
     }
 }
 
@@ -137,17 +120,26 @@ fn mode(c: &mut Causes, holder: &Value, name: &str) {
     }
 }
 
-fn local_path(c: &mut Causes, holder: &Value) {
+/// A path below the volume.
+fn local(c: &mut Causes, path: &str) {
+    if path.starts_with('/') {
+        c.invalid(path, "must be a relative path");
+    }
+    if path.split('/').any(|part| part == "..") {
+        c.invalid(path, "must not contain '..'");
+    } else if path.starts_with("..") {
+        c.invalid(path, "must not start with '..'");
+    }
+}
+
+/// The field `path`: a path below the volume.
+pub(super) fn local_path(c: &mut Causes, holder: &Value) {
     let path = holder.text(&["path"]);
     c.at("path", |c| {
         if path.is_empty() {
             c.required("");
-        } else if path.starts_with('/') {
-            c.invalid(path, "must be a relative path");
-        } else if path.split('/').any(|part| part == "..") {
-            c.invalid(path, "must not contain '..'");
-        } else if path.starts_with("..") {
-            c.invalid(path, "must not start with '..'");
+        } else {
+            local(c, path);
         }
     });
 }
@@ -170,55 +162,100 @@ fn downward(c: &mut Causes, source: &Value) {
         "metadata.namespace",
         "metadata.uid",
     ];
-    mode(c, source, "defaultMode");
     c.each(source, "items", |c, _, item| {
         local_path(c, item);
-        mode(c, item, "mode");
-        if item.at(&["fieldRef"]).is_none() && item.at(&["resourceFieldRef"]).is_none() {
-            c.at("fieldRef", |c| {
+        match (item.at(&["fieldRef"]), item.at(&["resourceFieldRef"])) {
+            (Some(field), resource) => {
+                c.at("fieldRef", |c| field_ref(c, field, FIELDS));
+                if resource.is_some() {
+                    c.invalid(
+                        "resource",
+                        "fieldRef and resourceFieldRef can not be specified simultaneously",
+                    );
+                }
+            }
+            (None, Some(resource)) => c.at("resourceFieldRef", |c| resource_ref(c, resource, true)),
+            (None, None) => c.at("fieldRef", |c| {
                 c.required("one of fieldRef and resourceFieldRef is required")
-            });
+            }),
         }
-        c.field(item, "fieldRef", |c, field| field_ref(c, field, FIELDS));
-        c.field(item, "resourceFieldRef", |c, reference| {
-            c.text_required(reference, "containerName");
-            c.text_required(reference, "resource");
-        });
+        mode(c, item, "mode");
     });
 }
 
+/// Files that sources put at the same place.
+fn taken<'a>(c: &mut Causes, paths: &mut Vec<&'a str>, path: &'a str) {
+    if path.is_empty() {
+        return;
+    }
+    if paths.contains(&path) {
+        c.invalid(path, "conflicting duplicate paths");
+    } else {
+        paths.push(path);
+    }
+}
+
 fn projected(c: &mut Causes, source: &Value) {
-    /// Tokens live for ten minutes at least, and for 2^32 seconds at most.
-    const TOKEN_SECONDS_MIN: i64 = 600;
-    const TOKEN_SECONDS_MAX: i64 = 1 << 32;
     mode(c, source, "defaultMode");
-    c.each(source, "sources", |c, _, part| {
-        for (index, (kind, inner)) in part.as_object().into_iter().flatten().enumerate() {
+    let mut paths: Vec<&str> = Vec::new();
+    c.each_ref(source, "sources", |c, part| {
+        let parts = part.as_object();
+        if parts.is_none_or(serde_json::Map::is_empty) {
+            c.required("must specify a volume type");
+        }
+        for (index, (kind, inner)) in parts.into_iter().flatten().enumerate() {
             c.at(kind, |c| {
                 if index > 0 {
                     c.forbidden("may not specify more than 1 volume type");
                     return;
                 }
-                match kind.as_str() {
-                    "secret" | "configMap" => {
-                        c.text_required(inner, "name");
-                        files(c, inner);
-                    }
-                    "downwardAPI" => downward(c, inner),
-                    "serviceAccountToken" => {
-                        let seconds = inner.int(&["expirationSeconds"]).unwrap_or_default();
-                        c.at("expirationSeconds", |c| {
-                            if seconds < TOKEN_SECONDS_MIN {
-                                c.invalid(seconds, "may not specify a duration less than 10 minutes");
-                            } else if seconds > TOKEN_SECONDS_MAX {
-                                c.invalid(seconds, "may not specify a duration larger than 2^32 seconds");
-                            }
-                        });
-                        local_path(c, inner);
-                    }
-                    _ => {}
+                projected_source(c, kind, inner);
+                for item in inner.items(&["items"]) {
+                    taken(c, &mut paths, item.text(&["path"]));
                 }
+                taken(c, &mut paths, inner.text(&["path"]));
             });
         }
     });
+}
+
+fn projected_source(c: &mut Causes, kind: &str, inner: &Value) {
+    /// Tokens live for ten minutes at least, and for 2^32 seconds at most.
+    const TOKEN_SECONDS_MIN: i64 = 600;
+    const TOKEN_SECONDS_MAX: i64 = 1 << 32;
+    match kind {
+        "secret" | "configMap" => {
+            c.text_required(inner, "name");
+            files(c, inner);
+        }
+        "downwardAPI" => downward(c, inner),
+        "serviceAccountToken" => {
+            let seconds = inner.int(&["expirationSeconds"]).unwrap_or_default();
+            c.at("expirationSeconds", |c| {
+                if seconds < TOKEN_SECONDS_MIN {
+                    c.invalid(seconds, "may not specify a duration less than 10 minutes");
+                } else if seconds > TOKEN_SECONDS_MAX {
+                    c.invalid(seconds, "may not specify a duration larger than 2^32 seconds");
+                }
+            });
+            local_path(c, inner);
+        }
+        "clusterTrustBundle" => {
+            match (inner.at(&["name"]), inner.at(&["signerName"])) {
+                (Some(_), Some(_)) => {
+                    c.invalid_bare("only one of name and signerName may be used");
+                }
+                (None, None) => c.required("either name or signerName must be specified"),
+                (Some(_), None) if inner.at(&["labelSelector"]).is_some() => c.at("labelSelector", |c| {
+                    c.invalid(
+                        inner.at(&["labelSelector"]).cloned().unwrap_or_default(),
+                        "labelSelector must be unset if name is specified",
+                    );
+                }),
+                _ => {}
+            }
+            local_path(c, inner);
+        }
+        _ => {}
+    }
 }

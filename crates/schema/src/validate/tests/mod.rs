@@ -524,3 +524,7 @@ fn a_stateful_set_mounts_the_volumes_of_its_claim_templates() {
     assert_eq!(refused("data"), 0);
     assert_eq!(refused("other"), 1);
 }
+
+mod pods;
+mod refused;
+mod updates;
