@@ -3,6 +3,7 @@
 //! The form: for each type, in the order of names, `T name US text RS`, and for each of its fields `F name US text RS`
 //! (US and RS are ASCII's separators of units and records), all of it deflated.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -21,8 +22,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut generator = SchemaGenerator::default();
     ask_for_all(&mut generator);
     let mut text = String::new();
-    // The map is sorted by name.
-    for (name, schema) in generator.definitions() {
+    // Readers search by name; the generator has them in the order in which they were met.
+    let sorted: BTreeMap<_, _> = generator.definitions().iter().collect();
+    for (name, schema) in sorted {
         record(&mut text, 'T', name, schema);
         for (field, schema) in schema["properties"].as_object().into_iter().flatten() {
             record(&mut text, 'F', field, schema);
