@@ -112,7 +112,7 @@ impl<I> Inbox<I> {
         state.nudged = false;
     }
 
-    /// Takes up to `max` inputs, as the own thread.
+    /// Takes up to `max` inputs, as the own thread, which must hold the machine: a helper would overtake it otherwise.
     pub fn take(&self, max: usize) -> Vec<I> {
         let mut state = self.state.lock();
         let count = max.min(state.inputs.len());
@@ -253,9 +253,12 @@ mod tests {
             scope.spawn(|| {
                 // No timeout: an input that nobody cares for would hang the test.
                 while sum.load(Ordering::Relaxed) < 4 * EACH {
+                    // Locked first: whoever takes inputs holds the machine, or a helper would overtake them.
+                    let mut held = machine.lock();
                     let inputs = inbox.take(Sum::BATCH);
                     let idle = inputs.is_empty();
-                    machine.lock().turn(inputs);
+                    held.turn(inputs);
+                    drop(held);
                     if idle && sum.load(Ordering::Relaxed) < 4 * EACH {
                         inbox.wait(None);
                     }
