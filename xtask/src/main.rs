@@ -23,6 +23,7 @@ Developer commands of Hikube.
                              sim, cluster
   cargo xtask tidy           house rules: lengths, headers, banned calls
   cargo xtask sim [ARGS]     simulate the replication core: --seeds N, --start S
+  cargo xtask fuzz [ARGS]    damage what stores read from disks and networks: --seconds N, --target T, --start S
   cargo xtask chaos [ARGS]   the cluster test's region failures, round after round: --rounds N
   cargo xtask bench          measure start, idle memory and CPU of a running cluster
   cargo xtask bench volume   measure a replicated volume against the disk below it (--help: options)
@@ -57,6 +58,7 @@ fn dispatch() -> Result<()> {
         "test" => suite::test(&rest),
         "tidy" => tidy::run(),
         "sim" => suite::simulate(&rest),
+        "fuzz" => suite::fuzz(&rest),
         "chaos" => suite::cluster(&["--chaos"], &rest),
         "bench" => bench::run(&rest),
         "conformance" => conformance::run(&rest),

@@ -93,8 +93,17 @@ fn deny() -> Result<()> {
 
 /// Simulates the replication core.
 pub fn simulate(args: &[String]) -> Result<()> {
+    example("sim", args)
+}
+
+/// Feeds damaged input to what stores and engines read. The unit tests do a bounded count of the same.
+pub fn fuzz(args: &[String]) -> Result<()> {
+    example("fuzz", args)
+}
+
+fn example(name: &str, args: &[String]) -> Result<()> {
     run::build_with_examples()?;
-    checked(Command::new(run::hikube_binary().with_file_name("examples").join("sim")).args(args))
+    checked(Command::new(run::hikube_binary().with_file_name("examples").join(name)).args(args))
 }
 
 /// Runs the cluster test (`crates/cluster-test`) against the built binary.
