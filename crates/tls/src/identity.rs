@@ -7,6 +7,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -110,16 +111,20 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
     })
 }
 
-/// A certified key that follows its file: each handshake compares the file's modification time.
+/// What a file that was replaced differs in. Its time alone does not tell: the kernel's clock of files stands still for
+/// some milliseconds.
+type Stamp = Option<(SystemTime, u64, u64)>;
+
+/// A certified key that follows its file: each handshake looks whether it was replaced.
 #[derive(Debug)]
 struct Reloading {
     files: IdentityFiles,
-    current: ArcSwap<(Option<SystemTime>, Arc<CertifiedKey>)>,
+    current: ArcSwap<(Stamp, Arc<CertifiedKey>)>,
 }
 
 impl Reloading {
     fn new(files: &IdentityFiles) -> Result<Self, Error> {
-        let stamp = modified(&files.cert);
+        let stamp = stamp(&files.cert);
         let key = Arc::new(load(files)?);
         Ok(Self {
             files: files.clone(),
@@ -128,7 +133,7 @@ impl Reloading {
     }
 
     fn key(&self) -> Arc<CertifiedKey> {
-        let stamp = modified(&self.files.cert);
+        let stamp = stamp(&self.files.cert);
         let current = self.current.load();
         if stamp == current.0 {
             return current.1.clone();
@@ -148,8 +153,9 @@ impl Reloading {
     }
 }
 
-fn modified(path: &Path) -> Option<SystemTime> {
-    std::fs::metadata(path).and_then(|m| m.modified()).ok()
+fn stamp(path: &Path) -> Stamp {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.ino(), metadata.len()))
 }
 
 fn load(files: &IdentityFiles) -> Result<CertifiedKey, Error> {
