@@ -174,8 +174,8 @@ impl Census {
         Some(self.0.graph.lock().count(kind, namespace))
     }
 
-    /// Calls `listener` with the namespace whenever an object comes or goes; it must be quick.
-    pub fn on_change(&self, listener: impl Fn(&str) + Send + Sync + 'static) {
+    /// Calls `listener` with the namespace whenever an object has gone; it must be quick.
+    pub fn on_removal(&self, listener: impl Fn(&str) + Send + Sync + 'static) {
         self.0.census.lock().push(Box::new(listener));
     }
 }
@@ -183,14 +183,7 @@ impl Census {
 impl Shared {
     /// Brings an object into the graph.
     fn upsert(&self, kind: KindId, meta: &kube::core::ObjectMeta) {
-        let (work, grew) = {
-            let mut graph = self.graph.lock();
-            let before = graph.len();
-            (graph.upsert(kind, meta), graph.len() > before)
-        };
-        if grew {
-            self.tell_census(meta.namespace.as_deref().unwrap_or_default());
-        }
+        let work = self.graph.lock().upsert(kind, meta);
         self.enqueue(work);
     }
 

@@ -19,6 +19,9 @@ const CONCURRENCY: usize = 5;
 /// Everything is counted anew after this: what the API server let in may have failed afterwards.
 const RECOUNT: Duration = Duration::from_secs(300);
 
+/// What was there before a quota shows in the caches after this at the latest; what comes later the API server counts.
+const LAG: Duration = Duration::from_secs(2);
+
 /// The controller.
 pub struct Controller {
     context: Arc<Context>,
@@ -31,9 +34,14 @@ impl Controller {
     pub fn new(context: &Arc<Context>, census: Census) -> Self {
         let queue = Arc::new(Queue::new());
         let keys = queue.clone();
-        context
-            .quotas
-            .on_change(move |change| keys.add(Key::of(&**change.object())));
+        context.quotas.on_change(move |change| {
+            // The API server has counted what it lets in; the caches here may not show it yet, and would take it back.
+            if !matches!(change, Change::Updated(old, new) if asks_the_same(old, new)) {
+                let key = Key::of(&**change.object());
+                keys.add_after(key.clone(), LAG);
+                keys.add(key);
+            }
+        });
         let all_of = {
             let (keys, weak) = (queue.clone(), Arc::downgrade(context));
             move |namespace: &str| {
@@ -43,7 +51,8 @@ impl Controller {
                 }
             }
         };
-        // The census knows what comes and goes; these change what they use while they are there.
+        // The census knows what goes; these change what they use while they are there. What comes was counted by the API
+        // server when it let it in.
         let of_pod = all_of.clone();
         context.pods.on_change(move |change| {
             if let Change::Updated(old, new) = change
@@ -68,7 +77,7 @@ impl Controller {
                 of_claim(new.metadata.namespace.as_deref().unwrap_or_default());
             }
         });
-        census.on_change(all_of);
+        census.on_removal(all_of);
         Self {
             context: context.clone(),
             census,
@@ -86,6 +95,12 @@ impl Controller {
             })
             .await;
     }
+}
+
+/// Whether only what is used has changed, or nothing.
+fn asks_the_same(old: &ResourceQuota, new: &ResourceQuota) -> bool {
+    let hard = |quota: &ResourceQuota| quota.status.as_ref().and_then(|status| status.hard.clone());
+    old.spec == new.spec && hard(old) == hard(new)
 }
 
 /// What of a pod can change what it uses: its end, and its resources.
@@ -135,4 +150,21 @@ async fn reconcile(context: &Context, census: &Census, key: &Key) -> kube::Resul
         context.write_status(&api, &context.quotas, &changed).await?;
     }
     Ok(Outcome::After(RECOUNT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_the_server_counted_is_not_counted_anew() {
+        let quota = |hard: &str, used: &str| -> ResourceQuota {
+            let value = json!({"metadata": {"name": "q"}, "spec": {"hard": {"pods": hard}},
+                "status": {"hard": {"pods": "2"}, "used": {"pods": used}}});
+            serde_json::from_value(value).expect("a quota")
+        };
+        assert!(asks_the_same(&quota("2", "0"), &quota("2", "1")));
+        assert!(!asks_the_same(&quota("2", "1"), &quota("3", "1")));
+    }
 }
