@@ -10,10 +10,8 @@ use std::time::Duration;
 
 /// From nothing to a workload; killed as a whole, and up again with all of it; then removed without a trace.
 pub fn life(cluster: &Cluster) -> Result<()> {
-    let mut small = Cluster {
-        name: format!("{}-small", cluster.name),
-        ..cluster.clone()
-    };
+    let mut small = cluster.clone();
+    small.name.push_str("-small");
     small.delete_quietly();
     // With `--keep` the other cluster is still there.
     small.before = traces::find(&small.name)?;

@@ -74,7 +74,8 @@ impl File {
         let mut builder = redb::Builder::new();
         builder.set_cache_size(CACHE_BYTES);
         let file = private(path).map_err(|e| refused(&e))?;
-        let database = builder.create_file(file).map_err(|e| refused(&e))?;
+        let backend = redb::backends::FileBackend::new(file).map_err(|e| refused(&e))?;
+        let database = builder.create_with_backend(backend).map_err(|e| refused(&e))?;
         let file = Self { database };
         let transaction = file.database.begin_write().map_err(|e| refused(&e))?;
         {
