@@ -7,6 +7,7 @@ use common::{api, namespace};
 use hikube_testkit::{Cluster, Options};
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
 const MAPS: &str = "/api/v1/namespaces/t/configmaps";
 
@@ -52,6 +53,12 @@ async fn the_state_outlives_the_server_and_pages_are_of_one_revision() {
 
     cluster.stop_server().await.unwrap();
     let file = cluster.dir.join("state.db");
+    let started = Instant::now();
+    // In a process of its own, which ends, it would be free at once.
+    while let Err(error) = state::embedded::EmbeddedStore::open(&file) {
+        assert!(started.elapsed() < Duration::from_secs(10), "not let go: {error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     assert_eq!(
         std::fs::metadata(&file).unwrap().permissions().mode() & 0o777,
         0o600
