@@ -11,6 +11,8 @@ use kube::api::Api;
 /// Holds an ended pod until it is counted.
 const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
+/// How often the pod's index had failed before it was made.
+const FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
 
 /// Does each pod have an index of its own?
 pub fn is_indexed(spec: &JobSpec) -> bool {
@@ -20,6 +22,18 @@ pub fn is_indexed(spec: &JobSpec) -> bool {
 /// A pod's index.
 pub fn index_of(pod: &Pod) -> Option<i32> {
     pod.metadata.annotations.as_ref()?.get(INDEX)?.parse().ok()
+}
+
+/// How often the pod's index had failed before.
+pub fn failures_before(pod: &Pod) -> i32 {
+    let count = pod.metadata.annotations.as_ref().and_then(|a| a.get(FAILURES));
+    count.and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// Notes how often the index of a new pod has failed.
+pub fn note_failures(pod: &mut Pod, count: i32) {
+    let annotations = pod.metadata.annotations.get_or_insert_default();
+    annotations.insert(FAILURES.into(), count.to_string());
 }
 
 /// Is the pod not counted yet?

@@ -18,12 +18,14 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// Conditions that the kubelet owns; the others are kept as the API has them.
-const OWN: [&str; 5] = [
+const OWN: [&str; 7] = [
     "PodReadyToStartContainers",
     "Initialized",
     "Ready",
     "ContainersReady",
     "PodScheduled",
+    "PodResizePending",
+    "PodResizeInProgress",
 ];
 
 #[derive(Clone, Debug, Default)]

@@ -2,8 +2,10 @@
 
 use super::spec::{self, Kind, Qos};
 use crate::quantity;
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use protos::cri::LinuxContainerResources;
+use std::collections::BTreeMap;
 
 /// Period of the CPU quota, microseconds.
 pub const CPU_PERIOD_US: i64 = 100_000;
@@ -42,13 +44,21 @@ impl Use {
 
 /// What one container may use; a request that is not given is the limit.
 pub fn of_container(container: &Container) -> Use {
-    let resources = container.resources.clone().unwrap_or_default();
-    let limits = resources.limits.unwrap_or_default();
-    let requests = resources.requests.unwrap_or_default();
-    let cpu_limit = limits.get("cpu").and_then(quantity::milli).filter(|v| *v > 0);
-    let memory_limit = limits.get("memory").and_then(quantity::value).filter(|v| *v > 0);
-    let cpu_request = requests.get("cpu").and_then(quantity::milli);
-    let memory_request = requests.get("memory").and_then(quantity::value);
+    container
+        .resources
+        .as_ref()
+        .map_or_else(Use::default, of_requirements)
+}
+
+/// The same of what a container asks for.
+pub fn of_requirements(resources: &ResourceRequirements) -> Use {
+    let of = |map: &Option<BTreeMap<String, Quantity>>, name: &str| map.as_ref()?.get(name).cloned();
+    let milli = |map, name| of(map, name).as_ref().and_then(quantity::milli);
+    let value = |map, name| of(map, name).as_ref().and_then(quantity::value);
+    let cpu_limit = milli(&resources.limits, "cpu").filter(|v| *v > 0);
+    let memory_limit = value(&resources.limits, "memory").filter(|v| *v > 0);
+    let cpu_request = milli(&resources.requests, "cpu");
+    let memory_request = value(&resources.requests, "memory");
     Use {
         cpu_request: cpu_request.or(cpu_limit).unwrap_or(0),
         cpu_limit,
@@ -119,6 +129,18 @@ pub fn linux(container: &Container, qos: Qos, memory_capacity: i64) -> LinuxCont
         cpu_quota: usage.quota_us().unwrap_or(0),
         memory_limit_in_bytes: usage.memory_limit.unwrap_or(0),
         oom_score_adj: oom_score_adj(qos, &usage, memory_capacity),
+    }
+}
+
+/// The settings for a container that runs: what is zero stays as it is, and a CPU limit that is gone is -1.
+pub fn update(container: &Container) -> LinuxContainerResources {
+    let usage = of_container(container);
+    LinuxContainerResources {
+        cpu_shares: usage.shares(),
+        cpu_period: CPU_PERIOD_US,
+        cpu_quota: usage.quota_us().unwrap_or(-1),
+        memory_limit_in_bytes: usage.memory_limit.unwrap_or(0),
+        oom_score_adj: 0,
     }
 }
 
