@@ -30,6 +30,8 @@ mod tokens;
 mod yaml;
 
 use server::Server;
+use state::StateStore;
+use state::embedded::EmbeddedStore;
 use state::etcd::EtcdStore;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -54,17 +56,20 @@ pub struct Config {
     #[arg(long)]
     pub client_ca: PathBuf,
     /// URLs of the etcd members (`https://...`).
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', required_unless_present = "embedded_store")]
     pub etcd_servers: Vec<String>,
     /// Client certificate for etcd.
-    #[arg(long)]
-    pub etcd_cert: PathBuf,
+    #[arg(long, required_unless_present = "embedded_store")]
+    pub etcd_cert: Option<PathBuf>,
     /// Its key.
-    #[arg(long)]
-    pub etcd_key: PathBuf,
+    #[arg(long, required_unless_present = "embedded_store")]
+    pub etcd_key: Option<PathBuf>,
     /// Authority of the etcd members.
-    #[arg(long)]
-    pub etcd_ca: PathBuf,
+    #[arg(long, required_unless_present = "embedded_store")]
+    pub etcd_ca: Option<PathBuf>,
+    /// File of the embedded state store, in place of etcd. One API server at a time can use it.
+    #[arg(long, conflicts_with_all = ["etcd_servers", "etcd_cert", "etcd_key", "etcd_ca"])]
+    pub embedded_store: Option<PathBuf>,
     /// Private key (PKCS#8 PEM, ECDSA P-256) that signs service-account tokens.
     #[arg(long)]
     pub service_account_key: PathBuf,
@@ -119,13 +124,8 @@ pub enum Error {
 /// Runs until `shutdown`, then finishes the requests in flight. It starts before etcd does and answers
 /// `/readyz` with 500 until it has reached it.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
-    let etcd = tls::IdentityFiles {
-        cert: config.etcd_cert.clone(),
-        key: config.etcd_key.clone(),
-        ca: config.etcd_ca.clone(),
-    };
     let metrics = metrics::Metrics::default();
-    let backend = Arc::new(EtcdStore::new(&config.etcd_servers, Some(&etcd))?);
+    let backend = open_store(&config)?;
     let backend = Arc::new(metrics::TimedStore::new(backend, metrics.storage.clone()));
     let cipher = config
         .encryption_key
@@ -179,6 +179,22 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     // The feed runs for ever.
     background.shutdown().await;
     Ok(())
+}
+
+/// The state store that the configuration names.
+fn open_store(config: &Config) -> Result<Arc<dyn StateStore>, state::Error> {
+    if let Some(file) = &config.embedded_store {
+        return Ok(Arc::new(EmbeddedStore::open(file)?));
+    }
+    let identity = match (&config.etcd_cert, &config.etcd_key, &config.etcd_ca) {
+        (Some(cert), Some(key), Some(ca)) => Some(tls::IdentityFiles {
+            cert: cert.clone(),
+            key: key.clone(),
+            ca: ca.clone(),
+        }),
+        _ => None,
+    };
+    Ok(Arc::new(EtcdStore::new(&config.etcd_servers, identity.as_ref())?))
 }
 
 /// How long the server tries to take itself out of the endpoints when it stops.

@@ -50,7 +50,8 @@ pub enum UserCommand {
 Examples:
   hikube up
   hikube up -f cluster.yaml
-  hikube up -f cluster.yaml --name staging --wait 5m")]
+  hikube up -f cluster.yaml --name staging --wait 5m
+  hikube up --datastore embedded --name small     one control plane, no etcd")]
     Up(UpArgs),
     /// Stop a cluster and keep its data; `hikube up` starts it again.
     #[command(after_help = "Examples:\n  hikube down\n  hikube down --name staging")]
@@ -134,9 +135,22 @@ pub struct UpArgs {
     /// How long to wait until everything is Ready, for example `90s` or `5m`.
     #[arg(long, default_value = "2m", value_parser = duration)]
     pub wait: Duration,
+    /// What holds the cluster's state, chosen when it is made: etcd, a member in each region, or the embedded store of
+    /// a single control plane, which needs no etcd and does not survive the loss of its region.
+    #[arg(long, value_enum)]
+    pub datastore: Option<Datastore>,
     /// Lifetime of the components' certificates; they are renewed while they run.
     #[arg(long, default_value = "2160h", value_parser = duration, hide = true)]
     pub certificate_lifetime: Duration,
+}
+
+/// What holds a cluster's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Datastore {
+    /// etcd, a member in each region.
+    Etcd,
+    /// A file of the only control plane.
+    Embedded,
 }
 
 #[derive(Args)]

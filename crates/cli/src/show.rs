@@ -64,7 +64,11 @@ pub fn status(status: &Status) -> String {
         let healthy = word(m.healthy, "healthy", "unhealthy");
         vec![m.member.clone(), healthy, flag(m.leader, "leader")]
     });
-    table(&mut text, &["ETCD", "STATE", "ROLE"], rows.collect());
+    if status.datastore == platform::plan::Datastore::Etcd {
+        table(&mut text, &["ETCD", "STATE", "ROLE"], rows.collect());
+    } else {
+        text.push_str("state in the embedded datastore of the one control plane\n");
+    }
     let rows = status.control_planes.iter().map(|p| {
         let ready = word(p.ready, "ready", "not ready");
         vec![p.name.clone(), p.region.clone(), ready, p.leads.join(",")]

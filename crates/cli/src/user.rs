@@ -73,6 +73,10 @@ fn up(args: UpArgs) -> Result<()> {
         manifest,
         wait: args.wait,
         certificate_lifetime: args.certificate_lifetime,
+        datastore: args.datastore.map(|datastore| match datastore {
+            Datastore::Etcd => platform::plan::Datastore::Etcd,
+            Datastore::Embedded => platform::plan::Datastore::Embedded,
+        }),
         binary: std::env::current_exe().context("find the own binary")?,
     };
     let result = runtime()?.block_on(cluster::up(options, &|line| say!("{line}")));

@@ -58,11 +58,13 @@ where
             sleep(RETRY_PERIOD).await;
         }
         tracing::info!(lease = election.name, identity = election.identity, "leading");
+        // The lease first: after this process was stopped for a while, nothing more is done in its name.
         tokio::select! {
-            result = work() => return result,
+            biased;
             () = hold(&api, election, &mut observed) => {
                 tracing::info!(lease = election.name, "no longer leading");
             }
+            result = work() => return result,
         }
     }
 }
@@ -75,6 +77,9 @@ async fn hold(api: &Api<Lease>, election: &Election, observed: &mut Observed) {
         // Counted from before the request: the others count from when they see its effect, which is later.
         let before = Instant::now();
         let left = RENEW_DEADLINE.saturating_sub(renewed.elapsed());
+        if left.is_zero() {
+            return;
+        }
         if let Ok(true) = timeout(left, attempt(api, election, observed)).await {
             renewed = before;
         }

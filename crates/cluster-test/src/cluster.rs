@@ -191,6 +191,9 @@ impl Cluster {
     pub fn show_failure(&self) {
         for args in [
             &["get", "nodes", "-o", "wide"][..],
+            // Why a node is not ready, and since when it is silent.
+            &["get", "nodes", "-o", CONDITIONS],
+            &["get", "leases", "-A", "-o", LEASES],
             &["get", "pods", "-A", "-o", "wide"],
             &["get", "events", "-A"],
         ] {
@@ -225,6 +228,9 @@ impl Cluster {
         Path::new("/var/lib/hikube").join(&self.name)
     }
 }
+
+const CONDITIONS: &str = "jsonpath={range .items[*]}{.metadata.name}{range .status.conditions[*]}{'\\n  '}{.type}={.status} {.lastTransitionTime} {.message}{end}{'\\n'}{end}";
+const LEASES: &str = "custom-columns=NAME:.metadata.name,HOLDER:.spec.holderIdentity,RENEWED:.spec.renewTime";
 
 /// Whether an object's Ready condition is True.
 pub fn is_ready(object: &Value) -> bool {

@@ -245,6 +245,7 @@ async fn life_of_a_pod(setup: &mut Setup, maps: &Api<ConfigMap>) -> Result<()> {
     let logs = setup.pods().logs("a", &LogParams::default()).await?;
     ensure!(logs == "hello\n", "{logs:?}");
     ensure!(setup.exec("a", &["cat", "/settings/colour"]).await? == "red");
+    taken_for_dead(setup).await?;
     let change = Patch::Merge(json!({"data": {"colour": "blue"}}));
     maps.patch("settings", &PatchParams::default(), &change).await?;
     eventually("configmap updated", async || {
@@ -270,6 +271,43 @@ async fn life_of_a_pod(setup: &mut Setup, maps: &Api<ConfigMap>) -> Result<()> {
     setup.gone("a").await?;
     let left = std::fs::read_dir(setup.config.root_dir.join("pods"))?.count();
     ensure!(left == 0, "{left} pods are left on disk");
+    Ok(())
+}
+
+/// After a silence the node controller calls the node unknown and its pods not ready. A kubelet that lives corrects
+/// that, although nothing of what it reports has changed.
+async fn taken_for_dead(setup: &Setup) -> Result<()> {
+    let nodes: Api<Node> = Api::all(setup.client.clone());
+    let ready = |conditions: Value| {
+        let conditions = conditions.as_array().cloned().unwrap_or_default();
+        conditions
+            .iter()
+            .any(|c| c["type"] == "Ready" && c["status"] == "True")
+    };
+    let unknown = json!({"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}});
+    let unready = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+    let params = PatchParams::default();
+    nodes
+        .patch_status(NODE, &params, &Patch::Strategic(unknown))
+        .await?;
+    setup
+        .pods()
+        .patch_status("a", &params, &Patch::Strategic(unready))
+        .await?;
+    let started = Instant::now();
+    eventually("the node says that it lives", async || {
+        let node = serde_json::to_value(nodes.get(NODE).await?)?;
+        Ok(ready(node["status"]["conditions"].clone()).then_some(()))
+    })
+    .await?;
+    eventually("and its pod, too", async || {
+        let pod = serde_json::to_value(setup.pods().get("a").await?)?;
+        Ok(ready(pod["status"]["conditions"].clone()).then_some(()))
+    })
+    .await?;
+    let took = started.elapsed();
+    // At once for the node, after its bounded pause for the pod; by polling or the heartbeat it would be later.
+    ensure!(took < Duration::from_secs(8), "only after {took:?}");
     Ok(())
 }
 

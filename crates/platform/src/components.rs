@@ -3,7 +3,7 @@
 use crate::host::netns;
 use crate::layout::Layout;
 use crate::pki::{self, Signer, identity};
-use crate::plan::{CLUSTER_DNS, Node, Plan, Region, SERVICE_CIDR, STORE_PORT};
+use crate::plan::{CLUSTER_DNS, Datastore, Node, Plan, Region, SERVICE_CIDR, STORE_PORT};
 use crate::supervisor::{Component, Prepare, Unit};
 use std::path::{Path, PathBuf};
 
@@ -73,7 +73,9 @@ impl Builder<'_> {
     /// The supervisor of a region.
     pub fn region(&self, region: &Region) -> Unit {
         let mut unit = self.unit(&region.name);
-        unit.components.push(self.etcd(region));
+        if self.plan.datastore == Datastore::Etcd {
+            unit.components.push(self.etcd(region));
+        }
         unit.components.push(self.store(region));
         for (i, port) in region.control_planes.iter().enumerate() {
             unit.components.push(self.control_plane(region, i, *port));
@@ -208,7 +210,6 @@ impl Builder<'_> {
         let layout = self.layout;
         let name = control_plane_name(region, index);
         let serving = identity(layout, Signer::Cluster, &format!("apiserver-{}", region.name));
-        let etcd = identity(layout, Signer::Etcd, &format!("apiserver-{}", region.name));
         let kubelets = identity(layout, Signer::Cluster, "kubelet-client");
         let storage = identity(layout, Signer::Storage, "control-plane");
         let mut command = self.hikube("control-plane");
@@ -219,10 +220,6 @@ impl Builder<'_> {
             ("tls-cert", text(&serving.cert)),
             ("tls-key", text(&serving.key)),
             ("client-ca", text(&serving.ca)),
-            ("etcd-servers", self.plan.etcd_servers(&region.name)),
-            ("etcd-cert", text(&etcd.cert)),
-            ("etcd-key", text(&etcd.key)),
-            ("etcd-ca", text(&etcd.ca)),
             ("service-account-key", text(&pki::service_account_key(layout))),
             ("service-cidr", SERVICE_CIDR.into()),
             ("kubelet-client-cert", text(&kubelets.cert)),
@@ -241,6 +238,7 @@ impl Builder<'_> {
         ] {
             flag(&mut command, key, value);
         }
+        self.state_flags(&mut command, region);
         storage_files(&mut command, &storage);
         Component {
             command,
@@ -248,6 +246,23 @@ impl Builder<'_> {
             cgroup: format!("{}/{name}", layout.region_cgroup(&region.name)),
             stop_level: level::CONTROL,
             ..component(name)
+        }
+    }
+
+    /// Where a region's API server finds the cluster's state.
+    fn state_flags(&self, command: &mut Vec<String>, region: &Region) {
+        if self.plan.datastore == Datastore::Embedded {
+            let file = self.layout.embedded_store(&region.name);
+            return flag(command, "embedded-store", text(&file));
+        }
+        let files = identity(self.layout, Signer::Etcd, &format!("apiserver-{}", region.name));
+        for (key, value) in [
+            ("etcd-servers", self.plan.etcd_servers(&region.name)),
+            ("etcd-cert", text(&files.cert)),
+            ("etcd-key", text(&files.key)),
+            ("etcd-ca", text(&files.ca)),
+        ] {
+            flag(command, key, value);
         }
     }
 

@@ -82,6 +82,11 @@ impl Layout {
         self.state().join("etcd").join(region)
     }
 
+    /// The embedded state store of the control plane in a region.
+    pub fn embedded_store(&self, region: &str) -> PathBuf {
+        self.state().join("datastore").join(region).join("state.db")
+    }
+
     /// Replicas of a region's store.
     pub fn store(&self, region: &str) -> PathBuf {
         self.state().join("store").join(region)

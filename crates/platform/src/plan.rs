@@ -33,6 +33,26 @@ pub enum Error {
     Full(String),
 }
 
+/// What holds the cluster's state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Datastore {
+    /// An etcd member in each region: the state survives the loss of one.
+    #[default]
+    Etcd,
+    /// A file of the only control plane. Smaller and faster, and gone with its region.
+    Embedded,
+}
+
+impl std::fmt::Display for Datastore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Etcd => "etcd",
+            Self::Embedded => "embedded",
+        })
+    }
+}
+
 /// Where a node was placed. Placement outlives changes of the manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
@@ -104,6 +124,8 @@ pub struct Plan {
     pub cluster: String,
     /// Its number.
     pub number: u8,
+    /// What holds its state.
+    pub datastore: Datastore,
     /// What was asked for.
     pub manifest: Manifest,
     /// Its regions.
@@ -115,7 +137,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Lays out a cluster. `placements` gains the new nodes and loses those that are no longer wanted.
+    /// Lays out a cluster on etcd. `placements` gains the new nodes and loses those that are no longer wanted.
     pub fn new(
         cluster: &str,
         number: u8,
@@ -177,6 +199,7 @@ impl Plan {
         Ok(Self {
             cluster: cluster.into(),
             number,
+            datastore: Datastore::Etcd,
             manifest,
             regions,
             nodes,
@@ -335,6 +358,13 @@ mod tests {
             .map(|s| s.to_string())
             .collect();
         assert_eq!(servers, ["10.201.3.129:6443", "10.201.3.65:6443"]);
+    }
+
+    #[test]
+    fn the_embedded_datastore_has_a_manifest_that_it_can_serve() {
+        let text = manifest::default_for(Datastore::Embedded);
+        assert_eq!(manifest::parse(&text).expect("valid").control_planes, 1);
+        assert_eq!(manifest::default_for(Datastore::Etcd), manifest::DEFAULT);
     }
 
     #[test]

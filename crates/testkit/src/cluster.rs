@@ -23,7 +23,7 @@ pub struct Options {
     pub listen: IpAddr,
     /// Address that it publishes.
     pub advertise: IpAddr,
-    /// etcd members.
+    /// etcd members. With none, the API server keeps its state in the embedded store.
     pub etcd_members: usize,
     /// More addresses for the serving certificate.
     pub addresses: Vec<IpAddr>,
@@ -85,7 +85,16 @@ impl Cluster {
             None => free_port()?,
         };
         let address = SocketAddr::new(options.listen, port);
-        let config = server_config(&pki, &options, address, etcd.endpoints())?;
+        let mut config = server_config(&pki, &options, address, etcd.endpoints())?;
+        if options.etcd_members == 0 {
+            config = apiserver::Config {
+                etcd_cert: None,
+                etcd_key: None,
+                etcd_ca: None,
+                embedded_store: Some(dir.join("state.db")),
+                ..config
+            };
+        }
         let mut cluster = Self {
             admin: dir.join("admin.kubeconfig"),
             dir,
@@ -240,9 +249,10 @@ pub fn server_config(
         tls_key: serving.key,
         client_ca: serving.ca,
         etcd_servers,
-        etcd_cert: etcd.cert,
-        etcd_key: etcd.key,
-        etcd_ca: etcd.ca,
+        etcd_cert: Some(etcd.cert),
+        etcd_key: Some(etcd.key),
+        etcd_ca: Some(etcd.ca),
+        embedded_store: None,
         service_account_key: pki.token_key()?,
         service_account_issuer: "https://kubernetes.default.svc.cluster.local".into(),
         service_cidr: "10.96.0.0/16".into(),

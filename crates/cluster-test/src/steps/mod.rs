@@ -1,6 +1,7 @@
 //! The steps of the acceptance test, in order.
 
 mod control;
+mod embedded;
 mod idle;
 mod lifecycle;
 mod manifest_change;
@@ -126,6 +127,11 @@ pub fn acceptance() -> Vec<Step> {
             lifecycle::logs,
         ),
         step("delete", "delete leaves nothing behind", lifecycle::delete),
+        step(
+            "embedded",
+            "a cluster on the embedded datastore keeps everything when all is killed",
+            embedded::life,
+        ),
     ]
 }
 

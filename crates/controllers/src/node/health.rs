@@ -19,10 +19,15 @@ struct Sign {
     seen: Instant,
 }
 
+/// A process that did not look at its clock for so long was stopped (SIGSTOP, a paused machine, no processor): it may
+/// have missed signs of life that are on their way to it. Several times the second between two looks.
+const STOPPED: Duration = Duration::from_secs(3);
+
 /// The signs of life of all nodes.
 #[derive(Default)]
 pub struct Signs {
     by_node: HashMap<String, Sign>,
+    looked: Option<Instant>,
 }
 
 /// How a node stands.
@@ -41,6 +46,24 @@ pub enum Life {
 }
 
 impl Signs {
+    /// To be called each second, and before anything is concluded from silence. Time in which this process did not
+    /// run is not silence of the nodes: it is taken off.
+    pub fn look(&mut self, now: Instant) {
+        let before = self.looked.replace(now);
+        let Some(gap) = before.map(|before| now.saturating_duration_since(before)) else {
+            return;
+        };
+        if gap > STOPPED {
+            tracing::info!(
+                seconds = gap.as_secs(),
+                "was stopped: nodes get that time to be heard"
+            );
+            for sign in self.by_node.values_mut() {
+                sign.seen += gap;
+            }
+        }
+    }
+
     /// The node's Lease was seen. True when it has changed, a sign of life.
     pub fn note(&mut self, node: &str, lease: &Lease, now: Instant) -> bool {
         let spec = lease.spec.clone().unwrap_or_default();
@@ -93,7 +116,7 @@ impl Signs {
         let Some(sign) = self.by_node.get(node) else {
             return Life::Alive { left: DEFAULT_LEASE };
         };
-        let since = now.duration_since(sign.seen);
+        let since = now.saturating_duration_since(sign.seen);
         match sign.duration.checked_sub(since) {
             Some(left) if !left.is_zero() => Life::Alive { left },
             _ => Life::Silent { since },
@@ -160,5 +183,34 @@ mod tests {
         );
         assert!(signs.all_silent(["n", "n"].into_iter(), at(20)));
         assert!(!signs.all_silent(["n"].into_iter(), at(20)));
+    }
+
+    #[test]
+    fn time_in_which_we_were_stopped_is_not_silence() {
+        let mut signs = Signs::default();
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        signs.look(at(0));
+        signs.note("n", &lease(0), at(0));
+        for second in 1..=5 {
+            signs.look(at(second));
+        }
+        // A minute of SIGSTOP, of which nothing counts.
+        signs.look(at(65));
+        assert_eq!(
+            signs.life("n", at(65)),
+            Life::Alive {
+                left: Duration::from_secs(3)
+            }
+        );
+        for second in 66..=68 {
+            signs.look(at(second));
+        }
+        assert_eq!(
+            signs.life("n", at(68)),
+            Life::Silent {
+                since: Duration::from_secs(8)
+            }
+        );
     }
 }

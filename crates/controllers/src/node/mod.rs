@@ -30,6 +30,8 @@ const COMPONENT: &str = "node-controller";
 const LEASES: &str = "kube-node-lease";
 /// Nodes worked on at once: a whole region may fail together.
 const CONCURRENCY: usize = 10;
+/// How often the clock is looked at, to notice that this process was stopped.
+const LOOK: Duration = Duration::from_secs(1);
 /// The conditions that only the kubelet can report.
 const REPORTED: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 
@@ -77,8 +79,13 @@ impl Controller {
             }
             let name = lease.metadata.name.as_deref().unwrap_or_default();
             let now = Instant::now();
-            let silent = matches!(known.lock().life(name, now), Life::Silent { .. });
-            known.lock().note(name, lease, now);
+            let silent = {
+                let mut signs = known.lock();
+                signs.look(now);
+                let silent = matches!(signs.life(name, now), Life::Silent { .. });
+                signs.note(name, lease, now);
+                silent
+            };
             let node = weak.upgrade().and_then(|context| context.nodes.get("", name));
             let unwell = node.is_none_or(|node| !taints::is_ready(&node) || taints::is_out_of_service(&node));
             // A living node's renewal only moves its timer, which is set when it fires.
@@ -111,19 +118,36 @@ impl Controller {
     /// Works until dropped.
     pub async fn run(self) {
         let this = &self;
-        self.queue
-            .work(CONCURRENCY, |key| async move {
-                let result = this.reconcile(&key).await;
-                settle("node", &key, result)
-            })
-            .await;
+        let work = self.queue.work(CONCURRENCY, |key| async move {
+            let result = this.reconcile(&key).await;
+            settle("node", &key, result)
+        });
+        let looks = async {
+            let mut interval = tokio::time::interval(LOOK);
+            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                interval.tick().await;
+                this.signs.lock().look(Instant::now());
+            }
+        };
+        tokio::select! {
+            () = looks => {}
+            _ = work => {}
+        }
+    }
+
+    /// How the node stands now.
+    fn life(&self, name: &str) -> Life {
+        let (mut signs, now) = (self.signs.lock(), Instant::now());
+        signs.look(now);
+        signs.life(name, now)
     }
 
     async fn reconcile(&self, key: &Key) -> kube::Result<Outcome> {
         let Some(node) = self.context.nodes.by_key(key) else {
             return Ok(Outcome::Done);
         };
-        let life = self.signs.lock().life(&key.name, Instant::now());
+        let life = self.life(&key.name);
         let node = match life {
             Life::Silent { .. } => self.mark_unknown(node).await?,
             Life::Alive { .. } => node,
@@ -284,7 +308,7 @@ impl Controller {
             }
             Verdict::GiveUp => {
                 // A sign of life may have come while the storage was asked.
-                if matches!(self.signs.lock().life(&name, Instant::now()), Life::Alive { .. }) {
+                if matches!(self.life(&name), Life::Alive { .. }) {
                     return Ok(Outcome::After(Duration::ZERO));
                 }
                 self.give_up(node, since).await?;

@@ -107,9 +107,9 @@ impl NodeStatus {
 pub async fn run(context: Arc<Context>, capacity: Capacity, settled: watch::Receiver<bool>) {
     let own = context.node.clone();
     let waker = own.clone();
-    // Somebody deleted the Node: it registers again.
+    // Somebody deleted the Node: it registers again. Or took it for dead: it says that it lives.
     own.node.on_change(move |change| {
-        if change.current().is_none() {
+        if change.current().is_none_or(|node| is_given_up(node)) {
             waker.wake.notify_one();
         }
     });
@@ -219,7 +219,7 @@ impl Writer {
         let status = self.status(&old, &in_use).await;
         let comparable = comparable(&status);
         let due = self.at.elapsed() >= HEARTBEAT;
-        if self.written.as_ref() == Some(&comparable) && !due {
+        if self.written.as_ref() == Some(&comparable) && !due && !overruled(&old, &status) {
             return Ok(());
         }
         let mut body = serde_json::to_value(&status).unwrap_or_default();
@@ -233,7 +233,8 @@ impl Writer {
             .patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))
             .await;
         match node {
-            Ok(_) => {}
+            // What is known from now on is not older than what was written.
+            Ok(node) => self.context.node.node.observe(node),
             Err(kube::Error::Api(error)) if error.code == 404 => {
                 // Deleted since: the next look registers it again.
                 self.context.node.node.forget(&known);
@@ -444,6 +445,25 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// Whether somebody (the node controller, after a silence) has declared what this kubelet reports to be unknown.
+fn is_given_up(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|c| c.type_ == "Ready" && c.status == "Unknown")
+}
+
+/// Whether the API has conditions of ours otherwise than we report them, or not at all.
+fn overruled(known: &[NodeCondition], ours: &Status) -> bool {
+    let same = |own: &NodeCondition| {
+        known
+            .iter()
+            .any(|c| c.type_ == own.type_ && c.status == own.status)
+    };
+    !ours.conditions.iter().flatten().all(same)
 }
 
 /// The status without what changes all the time.

@@ -3,7 +3,7 @@
 
 use super::spec::PodId;
 use super::worker::Update;
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::{Map, Value, json};
@@ -17,6 +17,9 @@ const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// When somebody else writes a condition that is ours, as the node controller does when the node was silent, it is
+/// written again after so long: not at once, since who does not hear the node would answer at once, too.
+const CORRECTION: Duration = Duration::from_secs(1);
 /// Conditions that the kubelet owns; the others are kept as the API has them.
 const OWN: [&str; 7] = [
     "PodReadyToStartContainers",
@@ -118,12 +121,15 @@ impl Writer {
     async fn run(self, mut wanted: watch::Receiver<Wanted>, done: watch::Sender<u64>) {
         let mut pause = RETRY_FIRST;
         let mut fresh: Option<Pod> = None;
+        let mut updates = self.updates.clone();
+        let mut correct = false;
         loop {
             let now = wanted.borrow_and_update().clone();
-            if now.number > *done.borrow() {
+            if now.number > *done.borrow() || correct {
                 match tokio::time::timeout(TIMEOUT, self.write(&now, &mut fresh)).await {
                     Ok(Ok(Outcome::Written)) => {
                         done.send_replace(now.number);
+                        correct = false;
                         pause = RETRY_FIRST;
                     }
                     Ok(Ok(Outcome::Again)) => {}
@@ -142,10 +148,32 @@ impl Writer {
                 }
                 continue;
             }
-            if wanted.changed().await.is_err() {
-                return;
+            tokio::select! {
+                changed = wanted.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                // Its sender may be gone while the last status is still to be written.
+                Ok(()) = updates.changed() => {
+                    if self.is_overruled(&now, fresh.as_ref()) {
+                        tokio::time::sleep(CORRECTION).await;
+                        correct = self.is_overruled(&now, fresh.as_ref());
+                    }
+                }
             }
         }
+    }
+
+    /// Whether a condition of ours is in the API otherwise than we want it, of a pod that goes on.
+    fn is_overruled(&self, wanted: &Wanted, fresh: Option<&Pod>) -> bool {
+        let Some(status) = wanted.status.as_ref().filter(|_| !wanted.delete) else {
+            return false;
+        };
+        let known = self.newest(fresh);
+        known.metadata.uid.as_deref() == Some(&self.id.uid)
+            && !self.updates.borrow().gone
+            && overruled(&known, status)
     }
 
     /// `fresh` is the pod as the last request returned it; what the watch says is often older.
@@ -208,6 +236,20 @@ impl Writer {
             _ => watched,
         }
     }
+}
+
+/// Whether `known` has conditions of ours with another status. What others have ended stays ended.
+fn overruled(known: &Pod, status: &PodStatus) -> bool {
+    let Some(old) = &known.status else { return true };
+    if matches!(old.phase.as_deref(), Some("Failed" | "Succeeded")) {
+        return false;
+    }
+    let there = |own: &PodCondition| {
+        let mut known = old.conditions.iter().flatten();
+        known.any(|c| c.type_ == own.type_ && c.status == own.status)
+    };
+    let mut ours = status.conditions.iter().flatten();
+    !ours.all(|c| !OWN.contains(&c.type_.as_str()) || there(c))
 }
 
 /// The patch that makes the status of `known` the given one; `None` when it is already. It names the version
@@ -282,6 +324,23 @@ mod tests {
             json!({"metadata": {"uid": "u", "resourceVersion": "7"}, "status": {"phase": "Running", "message": null,
                 "conditions": [{"type": "Ready", "status": "True"}, {"type": "x/y", "status": "True"}]}})
         );
+    }
+
+    #[test]
+    fn what_others_say_of_our_conditions_is_noticed() {
+        let pod = |phase: &str, ready: &str, other: &str| -> Pod {
+            serde_json::from_value(
+                json!({"metadata": {"uid": "u"}, "status": {"phase": phase, "conditions": [
+                {"type": "Ready", "status": ready}, {"type": "x/y", "status": other}]}}),
+            )
+            .expect("a pod")
+        };
+        let ours = pod("Running", "True", "True").status.expect("a status");
+        assert!(!overruled(&pod("Running", "True", "True"), &ours));
+        assert!(!overruled(&pod("Running", "True", "False"), &ours));
+        assert!(overruled(&pod("Running", "False", "True"), &ours));
+        // Whoever ended the pod has the last word.
+        assert!(!overruled(&pod("Failed", "False", "True"), &ours));
     }
 
     fn values() -> impl Strategy<Value = Value> {

@@ -133,7 +133,8 @@ impl Cluster {
         let text = std::fs::read_to_string(layout.manifest()).map_err(|_| missing())?;
         let manifest = manifest::parse(&text).map_err(Error::Manifest)?;
         let mut placements = load_placements(&layout);
-        let plan = make_plan(&layout, number, manifest, &mut placements)?;
+        let mut plan = make_plan(&layout, number, manifest, &mut placements)?;
+        plan.datastore = load_datastore(&layout)?.unwrap_or_default();
         Ok(Self { layout, plan })
     }
 
@@ -181,6 +182,23 @@ fn machine() -> Machine {
         cpu_millis: cpus as u64 * 1000,
         memory_bytes: kib.unwrap_or(1 << 20) * 1024,
     }
+}
+
+fn datastore_path(layout: &Layout) -> PathBuf {
+    layout.state().join("datastore.json")
+}
+
+/// What the cluster keeps its state in; `None` before its first `hikube up`, and for one older than this choice.
+fn load_datastore(layout: &Layout) -> Result<Option<plan::Datastore>, Error> {
+    let path = datastore_path(layout);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(file("read", path)(error)),
+    };
+    // Taking it for the other kind would begin a second, empty state.
+    let broken = |e| Error::Other(format!("{}: {e}", path.display()));
+    serde_json::from_slice(&bytes).map(Some).map_err(broken)
 }
 
 fn placements_path(layout: &Layout) -> PathBuf {

@@ -4,7 +4,7 @@ use super::{Cluster, Error, Say, file};
 use crate::host::{cgroup, net, programs};
 use crate::layout::Layout;
 use crate::pki::{self, Signer, identity};
-use crate::plan::API_PORT;
+use crate::plan::{API_PORT, Datastore};
 use crate::{components, files, images, kubeconfig, node};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,9 +24,10 @@ const PROGRAMS: &[(&str, &str)] = &[
 ];
 
 /// Whether this machine and this user can run a cluster.
-pub(super) fn check_machine() -> Result<(), Error> {
+pub(super) fn check_machine(datastore: Datastore) -> Result<(), Error> {
     let missing: Vec<_> = PROGRAMS
         .iter()
+        .filter(|(p, _)| *p != "etcd" || datastore == Datastore::Etcd)
         .filter(|(p, _)| programs::find(p).is_none())
         .collect();
     let mut names: Vec<&str> = missing.iter().map(|(program, _)| *program).collect();
@@ -156,10 +157,13 @@ fn join(thread: std::thread::ScopedJoinHandle<'_, Result<(), crate::host::Error>
 }
 
 fn directories(cluster: &Cluster) -> Result<(), Error> {
-    let layout = &cluster.layout;
+    let (layout, plan_datastore) = (&cluster.layout, cluster.plan.datastore);
     for region in &cluster.plan.regions {
-        let etcd = layout.etcd(&region.name);
-        files::private_dir(&etcd).map_err(file("create", &etcd))?;
+        let state = match plan_datastore {
+            Datastore::Etcd => layout.etcd(&region.name),
+            Datastore::Embedded => layout.embedded_store(&region.name).with_file_name(""),
+        };
+        files::private_dir(&state).map_err(file("create", &state))?;
         format_store(cluster, &region.name)?;
         cgroup::ensure(&layout.region_cgroup(&region.name))?;
     }

@@ -4,6 +4,7 @@ use super::{Cluster, Error, Say, addons};
 use crate::api;
 use crate::components::HOST;
 use crate::pki::{Signer, identity};
+use crate::plan::Datastore;
 use crate::supervisor::Status;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -26,6 +27,9 @@ pub(super) async fn wait(
     let deadline = Instant::now() + patience;
     let done = |what: String| say(&format!("{what} ({:.1} s)", start.elapsed().as_secs_f64()));
     let etcd = async {
+        if cluster.plan.datastore == Datastore::Embedded {
+            return Ok(());
+        }
         let members = cluster.whole_regions().count();
         poll(cluster, deadline, "etcd-", "is not healthy", || {
             etcd_is_healthy(cluster)

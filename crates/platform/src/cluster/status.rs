@@ -5,7 +5,7 @@ use super::{Cluster, Error, ready};
 use crate::api::Client;
 use crate::components::{HOST, control_plane_name, cut_mark, killed_mark};
 use crate::pki::{Signer, identity};
-use crate::plan::{Region, STORE_PORT};
+use crate::plan::{Datastore, Region, STORE_PORT};
 use crate::supervisor::{self, Request};
 use crate::{manifest, storage};
 use serde::{Serialize, Serializer};
@@ -28,7 +28,9 @@ pub struct Status {
     pub version: String,
     /// `up`, `down`, or `partly up` by its supervisors.
     pub state: String,
-    /// etcd members.
+    /// What holds the cluster's state.
+    pub datastore: Datastore,
+    /// etcd members; none with another datastore.
     pub etcd: Vec<Member>,
     /// Control planes.
     pub control_planes: Vec<ControlPlane>,
@@ -132,6 +134,7 @@ pub async fn status(name: &str) -> Result<Status, Error> {
         cluster: name.into(),
         version: manifest::RUNNING_VERSION.into(),
         state: state.into(),
+        datastore: cluster.plan.datastore,
         etcd,
         control_planes: with_leases(planes, &api.leases),
         node_groups: groups(&cluster, api.ready.as_ref()),
@@ -141,6 +144,9 @@ pub async fn status(name: &str) -> Result<Status, Error> {
 }
 
 async fn etcd(cluster: &Cluster) -> Vec<Member> {
+    if cluster.plan.datastore == Datastore::Embedded {
+        return Vec::new();
+    }
     let files = identity(&cluster.layout, Signer::Etcd, "status");
     let members = cluster.plan.regions.iter().map(|r| {
         let url = format!("https://{}:2379", r.address);

@@ -5,6 +5,7 @@ use super::{Cluster, Error, Say, drain, exclusive, file, make_plan, prepare, rea
 use crate::components::{Builder, HOST};
 use crate::layout::Layout;
 use crate::manifest::{self, Manifest};
+use crate::plan::Datastore;
 use crate::supervisor::{self, Request, Unit};
 use crate::{pki, registry};
 use std::path::{Path, PathBuf};
@@ -22,6 +23,8 @@ pub struct UpOptions {
     pub certificate_lifetime: Duration,
     /// The hikube binary.
     pub binary: PathBuf,
+    /// What holds the cluster's state; without it what the existing cluster has, or etcd.
+    pub datastore: Option<Datastore>,
 }
 
 /// What the user should know in the end.
@@ -44,8 +47,9 @@ const START_PATIENCE: Duration = Duration::from_secs(10);
 pub async fn up(options: UpOptions, say: Say<'_>) -> Result<Summary, Error> {
     let start = Instant::now();
     let layout = Layout::new(&options.name)?;
-    let (text, manifest) = wanted(&layout, options.manifest)?;
-    prepare::check_machine()?;
+    let datastore = datastore(&layout, options.datastore)?;
+    let (text, manifest) = wanted(&layout, options.manifest, datastore)?;
+    prepare::check_machine(datastore)?;
     let lock = exclusive(&layout)?;
     for path in &manifest.not_acted_on {
         say(&format!("note: {path} is accepted, and not acted on yet"));
@@ -57,7 +61,8 @@ pub async fn up(options: UpOptions, say: Say<'_>) -> Result<Summary, Error> {
     let before = Cluster::open(&options.name).ok();
     let number = registry::number(&layout)?;
     let mut placements = super::load_placements(&layout);
-    let plan = make_plan(&layout, number, manifest, &mut placements)?;
+    let mut plan = make_plan(&layout, number, manifest, &mut placements)?;
+    plan.datastore = datastore;
     for line in &plan.capped {
         say(&format!("note: {line}"));
     }
@@ -97,12 +102,21 @@ pub async fn up(options: UpOptions, say: Say<'_>) -> Result<Summary, Error> {
 }
 
 /// The manifest to apply. Nothing on the machine has changed when it is refused.
-fn wanted(layout: &Layout, given: Option<String>) -> Result<(String, Manifest), Error> {
+fn wanted(layout: &Layout, given: Option<String>, datastore: Datastore) -> Result<(String, Manifest), Error> {
     let existing = std::fs::read_to_string(layout.manifest()).ok();
     let text = given
         .or_else(|| existing.clone())
-        .unwrap_or_else(|| manifest::DEFAULT.to_owned());
+        .unwrap_or_else(|| manifest::default_for(datastore));
     let manifest = manifest::parse(&text).map_err(Error::Manifest)?;
+    if datastore == Datastore::Embedded && manifest.control_planes != 1 {
+        return Err(Error::Manifest(vec![manifest::Problem {
+            path: "spec.controlPlane.replicas".into(),
+            reason: format!(
+                "is {}, and the embedded datastore serves exactly one control plane: set it to 1, or use etcd",
+                manifest.control_planes
+            ),
+        }]));
+    }
     let before = existing.and_then(|text| manifest::parse(&text).ok());
     if let Some(before) = before.filter(|b| b.storage_class != manifest.storage_class) {
         return Err(Error::Manifest(vec![manifest::Problem {
@@ -116,10 +130,26 @@ fn wanted(layout: &Layout, given: Option<String>) -> Result<(String, Manifest), 
     Ok((text, manifest))
 }
 
+/// The datastore to use. What a cluster has begun with it keeps: there is no way yet to move its state.
+fn datastore(layout: &Layout, asked: Option<Datastore>) -> Result<Datastore, Error> {
+    let known = super::load_datastore(layout)?;
+    let known = known.or_else(|| layout.manifest().exists().then_some(Datastore::Etcd));
+    match (known, asked) {
+        (Some(known), Some(asked)) if known != asked => Err(Error::Other(format!(
+            "--datastore: is {known} in this cluster and cannot be changed to {asked}; another --name makes another cluster"
+        ))),
+        (Some(known), _) => Ok(known),
+        (None, asked) => Ok(asked.unwrap_or_default()),
+    }
+}
+
 fn write_state(cluster: &Cluster, manifest: &str, placements: &crate::plan::Placements) -> Result<(), Error> {
     let layout = &cluster.layout;
     let path = super::placements_path(layout);
     let text = serde_json::to_vec_pretty(placements).map_err(|e| Error::Other(e.to_string()))?;
+    crate::files::ensure(&path, &text).map_err(file("write", &path))?;
+    let path = super::datastore_path(layout);
+    let text = serde_json::to_vec(&cluster.plan.datastore).map_err(|e| Error::Other(e.to_string()))?;
     crate::files::ensure(&path, &text).map_err(file("write", &path))?;
     let path = layout.manifest();
     crate::files::ensure(&path, manifest.as_bytes()).map_err(file("write", &path))?;
@@ -232,4 +262,43 @@ pub fn upkeep(name: &str) -> Duration {
         tracing::error!(%error, "certificates cannot be renewed");
         SOON
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_keeps_its_datastore() {
+        let root = tempfile::tempdir().expect("a directory");
+        let layout = Layout::below(root.path(), "c").expect("a good name");
+        let of = |asked| datastore(&layout, asked);
+        assert_eq!(of(None).expect("new"), Datastore::Etcd);
+        assert_eq!(of(Some(Datastore::Embedded)).expect("new"), Datastore::Embedded);
+        std::fs::create_dir_all(layout.state()).expect("made");
+        // A cluster from before there was a choice.
+        std::fs::write(layout.manifest(), manifest::DEFAULT).expect("written");
+        assert_eq!(of(None).expect("known"), Datastore::Etcd);
+        assert!(of(Some(Datastore::Embedded)).is_err());
+        std::fs::write(crate::cluster::datastore_path(&layout), "\"embedded\"").expect("written");
+        assert_eq!(of(None).expect("known"), Datastore::Embedded);
+        let error = of(Some(Datastore::Etcd)).expect_err("refused").to_string();
+        assert!(error.contains("is embedded in this cluster"), "{error}");
+        // Half a word is no reason to begin an empty state of the other kind.
+        std::fs::write(crate::cluster::datastore_path(&layout), "\"emb").expect("written");
+        assert!(of(None).is_err());
+    }
+
+    #[test]
+    fn the_embedded_datastore_serves_one_control_plane() {
+        let root = tempfile::tempdir().expect("a directory");
+        let layout = Layout::below(root.path(), "c").expect("a good name");
+        let two = Some(manifest::DEFAULT.to_owned());
+        let error = wanted(&layout, two, Datastore::Embedded)
+            .expect_err("refused")
+            .to_string();
+        assert!(error.starts_with("spec.controlPlane.replicas: is 2"), "{error}");
+        let (_, manifest) = wanted(&layout, None, Datastore::Embedded).expect("its own default");
+        assert_eq!(manifest.control_planes, 1);
+    }
 }

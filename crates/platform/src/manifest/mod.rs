@@ -18,6 +18,15 @@ use std::fmt;
 
 /// The manifest that `hikube up` uses when it is given none.
 pub const DEFAULT: &str = include_str!("default.yaml");
+/// The manifest for a cluster that is given none: [`DEFAULT`], with the one control plane that the embedded datastore
+/// can serve.
+pub fn default_for(datastore: crate::plan::Datastore) -> String {
+    match datastore {
+        crate::plan::Datastore::Etcd => DEFAULT.to_owned(),
+        crate::plan::Datastore::Embedded => DEFAULT.replace("replicas: 2", "replicas: 1"),
+    }
+}
+
 /// The Kubernetes version that runs, whichever accepted version the manifest asks for.
 pub const RUNNING_VERSION: &str = "v1.36";
 /// Most control planes: three in each region.

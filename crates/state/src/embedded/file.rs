@@ -60,12 +60,22 @@ fn revision(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
+/// Opens the file, or makes it, for this user alone: it holds all that the cluster knows.
+fn private(path: &Path) -> std::io::Result<std::fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).write(true).create(true).mode(0o600);
+    options.open(path)
+}
+
 impl File {
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let refused = |e: &dyn std::fmt::Display| Error::Configuration(format!("{}: {e}", path.display()));
         let mut builder = redb::Builder::new();
         builder.set_cache_size(CACHE_BYTES);
-        let database = builder.create(path).map_err(|e| refused(&e))?;
+        let file = private(path).map_err(|e| refused(&e))?;
+        let backend = redb::backends::FileBackend::new(file).map_err(|e| refused(&e))?;
+        let database = builder.create_with_backend(backend).map_err(|e| refused(&e))?;
         let file = Self { database };
         let transaction = file.database.begin_write().map_err(|e| refused(&e))?;
         {
