@@ -88,7 +88,9 @@ pub fn finished(job: &Job) -> bool {
 }
 
 async fn reconcile(context: &Context, key: &Key) -> kube::Result<Outcome> {
-    let Some(job) = context.jobs.by_key(key) else {
+    let job = context.jobs.by_key(key);
+    release_orphans(context, key, job.as_deref()).await?;
+    let Some(job) = job else {
         return Ok(Outcome::Done);
     };
     let Some(spec) = job.spec.clone() else {
@@ -112,6 +114,18 @@ async fn reconcile(context: &Context, key: &Key) -> kube::Result<Outcome> {
     }
     let job = count(context, &api, job, &mine, &spec).await?;
     act(context, &api, &job, &spec, &mine).await
+}
+
+/// Lets go of the pods of a Job that does not exist any more: nobody counts them, and they could never be removed.
+async fn release_orphans(context: &Context, key: &Key, job: Option<&Job>) -> kube::Result<()> {
+    let uid = job.and_then(|job| job.metadata.uid.as_deref());
+    let orphans = context
+        .pods
+        .select_in(&key.namespace, |pod| pods_of::is_orphan(pod, &key.name, uid));
+    for pod in orphans {
+        pods_of::release(context, &pod).await?;
+    }
+    Ok(())
 }
 
 fn own_selector(job: &Job) -> LabelSelector {
@@ -353,7 +367,10 @@ async fn keep_running(
         let mut over = indexes(spec, status.completed_indexes.as_ref());
         over.extend(indexes(spec, status.failed_indexes.as_ref()));
         if apart {
-            for index in (0..spec.completions.unwrap_or(0)).filter(|index| !over.contains(index)).collect::<Vec<_>>() {
+            for index in (0..spec.completions.unwrap_or(0))
+                .filter(|index| !over.contains(index))
+                .collect::<Vec<_>>()
+            {
                 let pause = pause_of(spec, index, mine, now);
                 if !pause.is_zero() {
                     over.insert(index);
@@ -429,7 +446,11 @@ struct Ending {
 }
 
 fn ending(first: &'static str, reason: &'static str, message: String) -> Ending {
-    let last = if first == "FailureTarget" { "Failed" } else { "Complete" };
+    let last = if first == "FailureTarget" {
+        "Failed"
+    } else {
+        "Complete"
+    };
     Ending {
         kinds: [first, last],
         reason,

@@ -45,6 +45,13 @@ pub fn is_held(pod: &Pod) -> bool {
         .any(|finalizer| finalizer == FINALIZER)
 }
 
+/// Does the pod wait to be counted by a Job of this name that is not the one with this UID?
+pub fn is_orphan(pod: &Pod, job: &str, uid: Option<&str>) -> bool {
+    is_held(pod)
+        && pods::controller_of(&pod.metadata)
+            .is_some_and(|owner| owner.kind == "Job" && owner.name == job && Some(owner.uid.as_str()) != uid)
+}
+
 /// Has the pod ended, or was it removed before it ever ran?
 pub fn has_ended(pod: &Pod) -> bool {
     let removed = pods::is_terminating(pod)
@@ -131,5 +138,26 @@ pub async fn release(context: &Context, pod: &Pod) -> kube::Result<()> {
         Ok(_) => Ok(()),
         Err(error) if answered(&error, 404) => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_orphan_is_held_for_a_job_that_is_gone() {
+        let pod: Pod = serde_json::from_value(
+            json!({"metadata": {"finalizers": [FINALIZER], "ownerReferences": [
+            {"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "1", "controller": true}]}}),
+        )
+        .expect("a pod");
+        assert!(is_orphan(&pod, "j", None), "no Job of that name");
+        assert!(is_orphan(&pod, "j", Some("2")), "another one since");
+        assert!(!is_orphan(&pod, "j", Some("1")) && !is_orphan(&pod, "k", None));
+        let mut free = pod;
+        free.metadata.finalizers = None;
+        assert!(!is_orphan(&free, "j", None));
     }
 }

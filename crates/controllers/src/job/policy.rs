@@ -62,7 +62,10 @@ fn exit_code(rule: &PodFailurePolicyOnExitCodesRequirement, pod: &Pod) -> Option
     let init = status.init_container_statuses.iter().flatten();
     let mut containers = status.container_statuses.iter().flatten().chain(init);
     containers.find_map(|container| {
-        let named = rule.container_name.as_ref().is_none_or(|name| *name == container.name);
+        let named = rule
+            .container_name
+            .as_ref()
+            .is_none_or(|name| *name == container.name);
         let code = container.state.as_ref()?.terminated.as_ref()?.exit_code;
         let listed = rule.values.contains(&code);
         let fits = if rule.operator == "NotIn" { !listed } else { listed };
@@ -126,7 +129,9 @@ pub fn success(spec: &JobSpec, done: &BTreeSet<i32>) -> Option<usize> {
     policy.rules.iter().position(|rule| {
         let wanted = rule.succeeded_indexes.as_deref();
         let wanted = wanted.map(|text| parse_indexes(text, completions));
-        let met = wanted.as_ref().map_or(done.len(), |w| w.intersection(done).count());
+        let met = wanted
+            .as_ref()
+            .map_or(done.len(), |w| w.intersection(done).count());
         let enough = rule.succeeded_count.and_then(|count| usize::try_from(count).ok());
         match (enough, wanted) {
             (Some(enough), _) => met >= enough,
@@ -174,7 +179,10 @@ mod tests {
         assert_eq!(judge(&spec, &failed(0, 0, 42)), Verdict::FailJob(why.into()));
         assert_eq!(judge(&spec, &failed(0, 0, 2)), Verdict::FailIndex);
         assert_eq!(judge(&spec, &failed(0, 0, 1)), Verdict::Count);
-        assert_eq!(failure(&spec, &[failed(0, 0, 1), failed(0, 0, 42)]).as_deref(), Some(why));
+        assert_eq!(
+            failure(&spec, &[failed(0, 0, 1), failed(0, 0, 42)]).as_deref(),
+            Some(why)
+        );
     }
 
     #[test]
@@ -182,7 +190,10 @@ mod tests {
         let spec = spec(&json!({"backoffLimitPerIndex": 1}));
         let pods = [failed(0, 0, 1), failed(1, 0, 1), failed(1, 1, 1)];
         assert_eq!(failed_indexes(&spec, "3", &pods), BTreeSet::from([1, 3]));
-        assert_eq!((failures_of(&spec, 0, &pods), failures_of(&spec, 1, &pods)), (1, 2));
+        assert_eq!(
+            (failures_of(&spec, 0, &pods), failures_of(&spec, 1, &pods)),
+            (1, 2)
+        );
         assert_eq!(failures_of(&spec, 2, &pods), 0);
     }
 

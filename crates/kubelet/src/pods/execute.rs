@@ -218,7 +218,8 @@ impl Worker {
         std::fs::create_dir_all(context.paths.volumes(&self.id.uid))?;
         std::fs::create_dir_all(context.paths.pod_logs(&self.id))?;
         let path = context.cgroups.pod_path(qos, &self.id.uid);
-        context.cgroups.ensure(&path, &resources::of_pod(spec))
+        let usage = resources::of_pod(spec).on_node(context.allocatable.cpu_millis);
+        context.cgroups.ensure(&path, &usage)
     }
 
     /// Makes the volumes ready. While everything runs already, a failure is no reason to do anything.

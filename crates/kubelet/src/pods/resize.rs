@@ -33,7 +33,7 @@ pub enum Progress {
         message: String,
     },
     /// Promised, not yet so.
-    InProgress {
+    Applying {
         /// Why not yet, if something failed.
         error: Option<String>,
     },
@@ -92,7 +92,7 @@ impl Promised {
         if before.is_some_and(|b| shrinks(&b, &wanted)) {
             promises.wake();
         }
-        Progress::InProgress { error: None }
+        Progress::Applying { error: None }
     }
 
     /// A pod's containers have ended.
@@ -148,13 +148,7 @@ pub struct Resources {
 
 impl Resources {
     /// The pod with what it is promised: itself, unless it asks for more than the node has.
-    fn admit(
-        &mut self,
-        pod: &Arc<Pod>,
-        context: &Context,
-        uid: &str,
-        wake: &Arc<Notify>,
-    ) -> Arc<Pod> {
+    fn admit(&mut self, pod: &Arc<Pod>, context: &Context, uid: &str, wake: &Arc<Notify>) -> Arc<Pod> {
         let spec = spec::spec(pod);
         let first = self.promised.is_empty();
         let mut same = true;
@@ -174,7 +168,9 @@ impl Resources {
         } else {
             let before = with(pod, &self.promised);
             if first {
-                context.promised.keep(uid, resources::of_pod(&spec::spec(&before)));
+                context
+                    .promised
+                    .keep(uid, resources::of_pod(&spec::spec(&before)));
             }
             let usage = resources::of_pod(&spec);
             self.progress = context.promised.ask(uid, usage, context.allocatable, wake);
@@ -206,10 +202,9 @@ impl Resources {
                 continue;
             };
             let want = given(&container);
-            let has = self
-                .applied
-                .entry(record.id.clone())
-                .or_insert_with(|| told(pod, kind, &container.name, Some(&record.id)).unwrap_or(want.clone()));
+            let has = self.applied.entry(record.id.clone()).or_insert_with(|| {
+                told(pod, kind, &container.name, Some(&record.id)).unwrap_or(want.clone())
+            });
             if amounts(has) == amounts(&want) {
                 *has = want;
                 continue;
@@ -269,13 +264,16 @@ impl Worker {
         let usage = resources::of_pod(spec);
         if changes.is_empty() {
             self.resources.cgroup = Some(usage);
-            if matches!(self.resources.progress, Progress::InProgress { .. }) {
+            if matches!(self.resources.progress, Progress::Applying { .. }) {
                 self.resources.progress = Progress::Done;
             }
             return None;
         }
         // The pod's own limits give way before its containers grow, and follow when they have shrunk.
-        let wide = self.resources.cgroup.map_or(Use::default(), |old| wider(&old, &usage));
+        let wide = self
+            .resources
+            .cgroup
+            .map_or(Use::default(), |old| wider(&old, &usage));
         let mut error = self.limit_pod(spec, &wide).err();
         let mut restarting = false;
         for change in changes {
@@ -290,8 +288,12 @@ impl Worker {
                 plan.start.push((change.kind, change.index));
                 continue;
             }
-            let settings = resources::update(&change.container);
-            let told = self.context.runtime.update_resources(&change.record.id, settings).await;
+            let settings = resources::update(&change.container, &self.context.allocatable);
+            let told = self
+                .context
+                .runtime
+                .update_resources(&change.record.id, settings)
+                .await;
             match told {
                 Ok(()) => {
                     let given = given(&change.container);
@@ -309,7 +311,7 @@ impl Worker {
             return None;
         }
         let failed = error.is_some();
-        self.resources.progress = Progress::InProgress { error };
+        self.resources.progress = Progress::Applying { error };
         failed.then_some(RETRY)
     }
 
@@ -317,7 +319,7 @@ impl Worker {
         let cgroups = &self.context.cgroups;
         let path = cgroups.pod_path(spec::qos(spec), &self.id.uid);
         cgroups
-            .ensure(&path, usage)
+            .ensure(&path, &usage.on_node(self.context.allocatable.cpu_millis))
             .map_err(|error| format!("limits of the pod not set: {error}"))
     }
 }

@@ -49,12 +49,30 @@ fn a_node_promises_what_it_has_and_wakes_those_that_wait() {
     promised.keep("u", usage(100));
     assert_eq!(
         promised.ask("u", usage(300), NODE, &wake),
-        Progress::InProgress { error: None }
+        Progress::Applying { error: None }
     );
     let deferred = promised.ask("u", usage(400), NODE, &wake);
-    assert!(matches!(deferred, Progress::Pending { reason: "Deferred", .. }), "{deferred:?}");
+    assert!(
+        matches!(
+            deferred,
+            Progress::Pending {
+                reason: "Deferred",
+                ..
+            }
+        ),
+        "{deferred:?}"
+    );
     let never = promised.ask("u", usage(1001), NODE, &wake);
-    assert!(matches!(never, Progress::Pending { reason: "Infeasible", .. }), "{never:?}");
+    assert!(
+        matches!(
+            never,
+            Progress::Pending {
+                reason: "Infeasible",
+                ..
+            }
+        ),
+        "{never:?}"
+    );
     let _ = promised.ask("u", usage(400), NODE, &wake);
     let woken = |wake: &Notify| {
         use futures::FutureExt;
@@ -65,7 +83,7 @@ fn a_node_promises_what_it_has_and_wakes_those_that_wait() {
     assert!(woken(&wake));
     assert_eq!(
         promised.ask("u", usage(400), NODE, &wake),
-        Progress::InProgress { error: None }
+        Progress::Applying { error: None }
     );
 }
 
@@ -97,7 +115,9 @@ fn what_the_api_was_told_outlives_the_kubelet() {
     let spec = spec::spec(&pod);
     assert_eq!(Resources::default().outdated(&pod, &spec, &running("1")).len(), 1);
     assert!(
-        Resources::default().outdated(&pod, &spec, &running("2")).is_empty(),
+        Resources::default()
+            .outdated(&pod, &spec, &running("2"))
+            .is_empty(),
         "another container"
     );
     let told = told(&pod, Kind::App, "a", None).expect("told");

@@ -1,5 +1,6 @@
 //! Requests and limits as cgroup settings.
 
+use super::fields::Allocatable;
 use super::spec::{self, Kind, Qos};
 use crate::quantity;
 use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
@@ -33,6 +34,15 @@ impl Use {
     /// `cpu.shares`.
     pub fn shares(&self) -> i64 {
         (self.cpu_request.saturating_mul(SHARES_PER_CPU) / 1000).clamp(MIN_SHARES, MAX_SHARES)
+    }
+
+    /// The same on a node with so many millicores. A limit above that is none: the node's own limit holds, and the
+    /// kernel refuses a quota that is larger than the one around it.
+    pub fn on_node(self, cpu_millis: i64) -> Self {
+        Self {
+            cpu_limit: self.cpu_limit.filter(|limit| *limit <= cpu_millis),
+            ..self
+        }
     }
 
     /// `cpu.cfs_quota_us`, if limited.
@@ -117,8 +127,8 @@ pub fn oom_score_adj(qos: Qos, usage: &Use, memory_capacity: i64) -> i64 {
 }
 
 /// The settings of a container's cgroup.
-pub fn linux(container: &Container, qos: Qos, memory_capacity: i64) -> LinuxContainerResources {
-    let usage = of_container(container);
+pub fn linux(container: &Container, qos: Qos, node: &Allocatable) -> LinuxContainerResources {
+    let usage = of_container(container).on_node(node.cpu_millis);
     LinuxContainerResources {
         cpu_shares: usage.shares(),
         cpu_period: if usage.cpu_limit.is_some() {
@@ -128,13 +138,13 @@ pub fn linux(container: &Container, qos: Qos, memory_capacity: i64) -> LinuxCont
         },
         cpu_quota: usage.quota_us().unwrap_or(0),
         memory_limit_in_bytes: usage.memory_limit.unwrap_or(0),
-        oom_score_adj: oom_score_adj(qos, &usage, memory_capacity),
+        oom_score_adj: oom_score_adj(qos, &usage, node.memory_bytes),
     }
 }
 
 /// The settings for a container that runs: what is zero stays as it is, and a CPU limit that is gone is -1.
-pub fn update(container: &Container) -> LinuxContainerResources {
-    let usage = of_container(container);
+pub fn update(container: &Container, node: &Allocatable) -> LinuxContainerResources {
+    let usage = of_container(container).on_node(node.cpu_millis);
     LinuxContainerResources {
         cpu_shares: usage.shares(),
         cpu_period: CPU_PERIOD_US,
@@ -164,6 +174,8 @@ mod tests {
             (Some(3000), Some(128 << 20))
         );
         assert_eq!((usage.shares(), usage.quota_us()), (3072, Some(300_000)));
+        assert_eq!(usage.on_node(3000).quota_us(), Some(300_000));
+        assert_eq!(usage.on_node(2000).quota_us(), None, "more than there is");
         let mut open = spec;
         open.containers[0].resources = None;
         assert_eq!(of_pod(&open).memory_limit, None);

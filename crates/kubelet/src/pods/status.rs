@@ -233,7 +233,7 @@ fn resize(progress: &Progress) -> Option<PodCondition> {
         Progress::Pending { reason, message } => {
             Some(condition(RESIZE[0], true, Some(reason), Some(message.clone())))
         }
-        Progress::InProgress { error } => {
+        Progress::Applying { error } => {
             let reason = error.as_ref().map(|_| "Error");
             Some(condition(RESIZE[1], true, reason, error.clone()))
         }

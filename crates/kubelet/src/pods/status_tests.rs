@@ -233,11 +233,23 @@ fn a_resize_shows_in_conditions_until_it_is_done() {
     let pending = setup.status(false);
     assert_eq!(is(&pending, "PodResizePending"), "True Deferred");
     setup.pod.status = Some(pending);
-    setup.resources.progress = Progress::InProgress { error: None };
+    setup.resources.progress = Progress::Applying { error: None };
     let applied = setup.status(false);
     assert_eq!(is(&applied, "PodResizeInProgress"), "True");
     setup.pod.status = Some(applied);
     setup.resources.progress = Progress::Done;
     let done = setup.status(false).conditions.expect("conditions");
     assert!(done.iter().all(|c| !c.type_.starts_with("PodResize")), "{done:?}");
+}
+
+#[test]
+fn an_init_container_is_ready_when_it_is_done() {
+    let mut setup = setup("Always", &["i"], &["a"]);
+    setup.add("i", State::Running, 0, 0);
+    let ready = |status: &PodStatus| status.init_container_statuses.as_ref().expect("statuses")[0].ready;
+    let running = setup.status(false);
+    assert!(!ready(&running));
+    assert_eq!(is(&running, "Initialized"), "False ContainersNotInitialized");
+    setup.add("i", State::Exited, 0, 0);
+    assert!(ready(&setup.status(false)));
 }
