@@ -297,7 +297,7 @@ mod tests {
         let outcomes = outcomes(REPORT, &all());
         let one = round("2026-11-20 abc", "`a|b`", &outcomes, 7);
         assert_eq!(one, "| 2026-11-20 abc | `a\\|b` | 1 | 1 | 7 |\n");
-        let (first, _) = document(&all(), &outcomes, "", "day", &[one.clone()]);
+        let (first, _) = document(&all(), &outcomes, "", "day", std::slice::from_ref(&one));
         let more = vec!["| x | y | 2 | 0 | 1 |\n".to_owned(); MAX_ROUNDS - 1];
         let (second, _) = document(&all(), &outcomes, &first, "day", &more);
         assert!(second.contains(&one) && second.contains("\n## a\n"), "{second}");

@@ -202,7 +202,6 @@ async fn containers(call: &Call, resource: &'static Resource, body: &[u8]) -> Re
         schema::default(resource, &mut new);
         let causes = schema::validate_ephemeral_containers(old, &new);
         if causes.is_empty() {
-            count_generation(old, &mut new);
             Ok(new)
         } else {
             Err(Status::invalid(resource, &call.info.name, causes))
@@ -210,15 +209,6 @@ async fn containers(call: &Call, resource: &'static Resource, body: &[u8]) -> Re
     })
     .await?;
     show(call, resource, &outcome)
-}
-
-/// A spec that changes is a new generation.
-fn count_generation(old: &Value, new: &mut Value) {
-    if new["spec"] != old["spec"]
-        && let Some(generation) = old["metadata"]["generation"].as_i64()
-    {
-        new["metadata"]["generation"] = (generation + 1).into();
-    }
 }
 
 /// New resources of a pod's containers.
@@ -237,7 +227,6 @@ async fn resize(call: &Call, resource: &'static Resource, body: &[u8]) -> Result
                 container["resources"] = same["resources"].clone();
             }
         }
-        count_generation(old, &mut new);
         Ok(new)
     })
     .await?;
