@@ -50,10 +50,15 @@ pub async fn relay(
     }
     let query = request.uri().query().unwrap_or_default().to_owned();
     if call.info.subresource == "proxy" && !resource.is("", "nodes") {
-        let (host, port) = proxy::destination(call, resource).await?;
+        let to = proxy::destination(call, resource).await?;
         let target = with_query(proxy::path(request.uri().path(), true), &query);
-        let stream = dial(&host, port).await?;
-        return forward(call, stream, &format!("{host}:{port}"), &target, request).await;
+        let host = format!("{}:{}", to.host, to.port);
+        if to.encrypted {
+            let stream = dial_encrypted(&to.host, to.port).await?;
+            return forward(call, stream, &host, &target, request).await;
+        }
+        let stream = dial(&to.host, to.port).await?;
+        return forward(call, stream, &host, &target, request).await;
     }
     let store = &call.server.store;
     let found = store
@@ -100,6 +105,21 @@ async fn dial(host: &str, port: u16) -> Result<TcpStream, Status> {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(failed(&error)),
         Err(_) => Err(failed(&"i/o timeout")),
+    }
+}
+
+/// Connects to a pod that speaks HTTPS.
+async fn dial_encrypted(host: &str, port: u16) -> Result<Stream, Status> {
+    let failed = |e: &dyn std::fmt::Display| {
+        Status::unavailable(format!("error trying to reach service: tls {host}:{port}: {e}"))
+    };
+    let stream = dial(host, port).await?;
+    let name = ServerName::try_from(host.to_owned()).map_err(|e| failed(&e))?;
+    let connecting = tokio_rustls::TlsConnector::from(proxy::tls()).connect(name, stream);
+    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(failed(&error)),
+        Err(_) => Err(failed(&"no answer in time")),
     }
 }
 

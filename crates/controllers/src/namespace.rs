@@ -3,7 +3,7 @@
 use crate::context::{Context, settle};
 use crate::pod_control::message;
 use crate::resources::{self, Kind};
-use client::{Change, Key, Outcome, Queue, pods};
+use client::{Change, Key, Outcome, Queue};
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -130,15 +130,11 @@ async fn empty_out(context: &Context, namespace: &str) -> Findings {
         .filter(|kind| kind.namespaced)
         .collect();
     let is_pod = |kind: &&Kind| kind.resource.group.is_empty() && kind.resource.plural == "pods";
-    // What pods use stays until they have ended.
+    // What pods use stays until they are gone, those too that have ended and that somebody's finalizer holds.
     for kind in namespaced.iter().filter(is_pod) {
         delete_all(context, kind, namespace, &mut findings).await;
     }
-    let pods_left = !context
-        .pods
-        .select_in(namespace, |pod| !pods::is_terminal(pod))
-        .is_empty();
-    if pods_left && findings.remaining.contains_key("pods") {
+    if findings.remaining.contains_key("pods") {
         return findings;
     }
     for kind in namespaced.iter().filter(|kind| !is_pod(kind)) {

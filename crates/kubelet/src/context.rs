@@ -7,6 +7,7 @@ use crate::fence::Fence;
 use crate::node::NodeStatus;
 use crate::objects::Objects;
 use crate::pods::fields::Allocatable;
+use crate::pods::resize::Promised;
 use crate::runtime::{Relist, Runtime};
 use crate::volumes::csi::Volumes;
 use crate::volumes::plugins::Plugins;
@@ -103,6 +104,8 @@ pub struct Context {
     pub plugins: Plugins,
     /// CSI volumes.
     pub volumes: Volumes,
+    /// What pods were promised of it.
+    pub promised: Promised,
     /// Pods that have to go since the node runs short.
     pub evictions: Evictions,
     /// Whether pods with replicated volumes may run.

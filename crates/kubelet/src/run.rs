@@ -97,6 +97,7 @@ async fn context(config: Config, client: kube::Client) -> Result<Context, Error>
         tokens: volumes::tokens::Tokens::default(),
         plugins: volumes::plugins::Plugins::default(),
         volumes: volumes::csi::Volumes::default(),
+        promised: Default::default(),
         evictions: Default::default(),
         fence: Arc::new(Fence::new(&config)),
         client,

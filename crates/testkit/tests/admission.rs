@@ -255,4 +255,73 @@ async fn proxies_reach_pods_and_services() {
     .await;
     let (code, body) = get("/api/v1/namespaces/t/services/http:s:80/proxy/z".into()).await;
     assert_eq!((code, body.trim()), (200, "GET /z HTTP/1.1"));
+    let port = encrypted_echo(&own);
+    let (code, body) = get(format!("{PODS}/https:a:{port}/proxy/y")).await;
+    assert_eq!((code, body.trim()), (200, "secret"));
+}
+
+/// Something that speaks HTTPS with a certificate that nobody knows; returns its port.
+fn encrypted_echo(address: &str) -> u16 {
+    use std::io::{Read, Write};
+    let made = rcgen::generate_simple_self_signed(["somebody".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let config = std::sync::Arc::new(config);
+    let listener = std::net::TcpListener::bind((address, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let connection = rustls::ServerConnection::new(config.clone()).unwrap();
+            let mut stream = rustls::StreamOwned::new(connection, stream.unwrap());
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nsecret");
+            stream.conn.send_close_notify();
+            let _ = stream.flush();
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_a_pods_spec_is_a_generation_and_default_tolerations_stay() {
+    let cluster = Cluster::start().await.unwrap();
+    namespace(&cluster, "t").await;
+    let mut made = make(&cluster, PODS, pod("a", json!({}))).await;
+    assert_eq!(made["metadata"]["generation"], 1);
+    // A client that replaces the list does not know of the tolerations that the pod was given.
+    made["spec"]["tolerations"] = json!([{"key": "k", "operator": "Exists", "effect": "NoSchedule"}]);
+    let (code, changed) = api(&cluster, "PUT", &format!("{PODS}/a"), made).await;
+    assert_eq!(code, 200, "{changed}");
+    let keys: Vec<_> = changed["spec"]["tolerations"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| t["key"].clone())
+        .collect();
+    let expected = [
+        "k",
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+    ];
+    assert_eq!(keys, expected);
+    assert_eq!(changed["metadata"]["generation"], 2);
+    let debugger = json!({"spec": {"ephemeralContainers": [{"name": "d", "image": "i"}]}});
+    let (code, changed) = api(
+        &cluster,
+        "PATCH",
+        &format!("{PODS}/a/ephemeralcontainers"),
+        debugger,
+    )
+    .await;
+    assert_eq!(
+        (code, &changed["metadata"]["generation"]),
+        (200, &json!(3)),
+        "{changed}"
+    );
 }

@@ -2,6 +2,7 @@
 
 use super::upstream;
 use anyhow::{Result, ensure};
+use std::fmt;
 use std::path::Path;
 
 /// Fewer than this many behaviours in the suite's own list means that we misread it.
@@ -15,6 +16,16 @@ pub enum Selection {
     Focus(String),
     /// All of them.
     All,
+}
+
+impl fmt::Display for Selection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WithoutContainers => f.write_str("without containers"),
+            Self::Focus(expression) => write!(f, "`{expression}`"),
+            Self::All => f.write_str("all"),
+        }
+    }
 }
 
 impl Selection {
@@ -181,11 +192,11 @@ const WITHOUT_CONTAINERS: &[&str] = &[
     "[sig-storage] VolumeAttributesClass",
 ];
 
-/// What a behaviour that did not pass waits for.
-pub fn waits_for(name: &str) -> &'static str {
+/// What a behaviour waits for that did not pass, or did not run.
+pub fn waits_for(name: &str, ran: bool) -> &'static str {
     match missing(name) {
         Some(feature) => feature,
-        None if needs_no_container(name) => "somebody to look into it",
+        None if ran || needs_no_container(name) => "somebody to look into it",
         None => "a run with containers (`--all`)",
     }
 }
@@ -203,6 +214,15 @@ const MISSING: &[(&str, &str)] = &[
     ("] AdmissionWebhook", "admission webhooks"),
     ("] CustomResourceConversionWebhook", "conversion webhooks"),
     ("] CustomResourceFieldSelectors", "conversion webhooks"),
+    ("] ImageVolume", "volumes made of images"),
+    (
+        "] StatefulSet Basic StatefulSet functionality [StatefulSetBasic] Should recreate evicted",
+        "the kubelet's refusal of pods whose ports are taken",
+    ),
+    (
+        "] Pods should support retrieving logs from the container over websockets",
+        "logs over WebSocket",
+    ),
     (
         "] Aggregator",
         "aggregation, and an image of the sample API server",
@@ -252,11 +272,10 @@ mod tests {
         let name = "[sig-api-machinery] ValidatingAdmissionPolicy [Privileged:ClusterAdmin] should validate against a \
                     Deployment";
         assert!(!needs_no_container(name));
-        assert_eq!(waits_for(name), "CEL in admission");
-        assert_eq!(
-            waits_for("[sig-node] Probing container"),
-            "a run with containers (`--all`)"
-        );
+        assert_eq!(waits_for(name, true), "CEL in admission");
+        let probing = "[sig-node] Probing container";
+        assert_eq!(waits_for(probing, false), "a run with containers (`--all`)");
+        assert_eq!(waits_for(probing, true), "somebody to look into it");
     }
 
     #[test]

@@ -28,7 +28,11 @@ const TOOLS: &[(&str, &str)] = &[
     ("/bin/nc.openbsd", "usr/bin/nc"),
     ("/usr/bin/ss", "usr/bin/ss"),
     ("/usr/sbin/ip", "usr/sbin/ip"),
+    ("/usr/bin/getent", "usr/bin/getent"),
 ];
+
+/// Number of this set of images: an archive of another one is not used.
+pub const REVISION: u32 = 3;
 
 const FILES: &[(&str, &str)] = &[
     (
@@ -69,6 +73,8 @@ struct Image {
     user: &'static str,
 }
 
+const LAYERS: [&str; 6] = ["base", "agnhost", "nonewprivs", "nginx", "nautilus", "kitten"];
+
 const IMAGES: &[Image] = &[
     Image {
         names: &["e2e-test-images/agnhost:2.63.0", "e2e-test-images/agnhost:2.55"],
@@ -99,6 +105,20 @@ const IMAGES: &[Image] = &[
         user: "1234",
     },
     Image {
+        names: &["e2e-test-images/glibc-dns-testing:2.0.0"],
+        layers: &["base"],
+        entrypoint: &[],
+        command: &["bash"],
+        user: "",
+    },
+    Image {
+        names: &["e2e-test-images/nonewprivs:1.4"],
+        layers: &["base", "nonewprivs"],
+        entrypoint: &[],
+        command: &["nnp"],
+        user: "",
+    },
+    Image {
         names: &["e2e-test-images/nginx:1.15-4", "e2e-test-images/nginx:1.27-0"],
         layers: &["base", "nginx"],
         entrypoint: &[],
@@ -121,21 +141,34 @@ const IMAGES: &[Image] = &[
     },
 ];
 
-/// Makes the archive with all images at `archive`, from the built `agnhost` and the directory of upstream's images.
-pub fn make(archive: &Path, agnhost: &Path, source: &Path) -> Result<()> {
+/// Upstream's programs that go into images, compiled.
+pub struct Programs {
+    /// What most tests run in their containers.
+    pub agnhost: PathBuf,
+    /// Prints its effective user: whether a set-user-ID program gained anything.
+    pub nonewprivs: PathBuf,
+}
+
+/// Makes the archive with all images at `archive`, from compiled programs and the directory of upstream's images.
+pub fn make(archive: &Path, programs: &Programs, source: &Path) -> Result<()> {
     packages::install(PACKAGES)?;
     step("Making the images that the behaviours ask for");
     let work = archive.with_extension("work");
     remove(&work)?;
     layer(&work, "base", base)?;
     layer(&work, "agnhost", |root| {
-        program(agnhost, &root.join("agnhost"))?;
+        program(&programs.agnhost, &root.join("agnhost"))?;
         symlink("agnhost", root.join("agnhost-2")).context("link agnhost-2")?;
         directory(&root.join("uploads"), 0o777)?;
         for name in ["localhost.crt", "localhost.key"] {
             copy(&source.join("agnhost/porter").join(name), &root.join(name))?;
         }
         Ok(())
+    })?;
+    layer(&work, "nonewprivs", |root| {
+        let nnp = root.join("usr/local/bin/nnp");
+        program(&programs.nonewprivs, &nnp)?;
+        fs::set_permissions(&nnp, fs::Permissions::from_mode(0o6755)).context("chmod nnp")
     })?;
     layer(&work, "nginx", |root| {
         program(Path::new("/usr/sbin/nginx"), &root.join("usr/sbin/nginx"))?;
@@ -179,7 +212,7 @@ pub fn make(archive: &Path, agnhost: &Path, source: &Path) -> Result<()> {
         .arg(&work)
         .arg("manifest.json");
     tar.args((0..IMAGES.len()).map(|n| format!("{n}.json")));
-    tar.args(["base", "agnhost", "nginx", "nautilus", "kitten"].map(|l| format!("{l}.tar")));
+    tar.args(LAYERS.map(|l| format!("{l}.tar")));
     checked(&mut tar)?;
     fs::rename(&unfinished, archive).with_context(|| format!("rename {}", unfinished.display()))?;
     remove(&work)
@@ -237,7 +270,10 @@ fn base(root: &Path) -> Result<()> {
     for (from, to) in TOOLS {
         program(Path::new(from), &root.join(to))?;
     }
-    for applet in upstream::output(busybox, &["--list"])?.lines().chain(["sh"]) {
+    // Debian's busybox is older than upstream's and its shell drops variables that are no names in a shell's eyes,
+    // such as `data-1`, instead of passing them on.
+    symlink("bash", root.join("bin/sh")).context("link sh")?;
+    for applet in upstream::output(busybox, &["--list"])?.lines() {
         let hidden = ["bin", "usr/bin", "usr/sbin"]
             .iter()
             .any(|d| root.join(d).join(applet).exists());
@@ -353,6 +389,12 @@ mod tests {
         let expected = ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"];
         assert_eq!(libraries(ldd).expect("found"), expected.map(PathBuf::from));
         assert!(libraries("\tlibx.so => not found\n").is_err());
+    }
+
+    #[test]
+    fn images_consist_of_layers_that_are_made() {
+        let layers = IMAGES.iter().flat_map(|i| i.layers);
+        assert_eq!(layers.filter(|l| !LAYERS.contains(l)).count(), 0);
     }
 
     #[test]

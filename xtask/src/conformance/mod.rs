@@ -64,7 +64,13 @@ pub fn run(args: &[String]) -> Result<()> {
         Some(file) => Cluster::given(file)?,
         None => Cluster::start(&upstream::images()?, options.keep)?,
     };
+    let day = format!(
+        "{} {}",
+        upstream::output(Path::new("date"), &["+%F"])?.trim(),
+        commit()?
+    );
     let mut outcomes = BTreeMap::new();
+    let mut rounds = Vec::new();
     for round in 1..=options.repeat {
         run::step(&format!("Round {round} of {}", options.repeat));
         let start = Instant::now();
@@ -75,22 +81,42 @@ pub fn run(args: &[String]) -> Result<()> {
             results.values().filter(|o| !o.passed).count(),
             start.elapsed().as_secs()
         );
+        rounds.push(report::round(
+            &day,
+            &options.selection.to_string(),
+            &results,
+            start.elapsed().as_secs(),
+        ));
         merge(&mut outcomes, results);
     }
     ensure!(!outcomes.is_empty(), "no behaviour matches");
     let before = std::fs::read_to_string(DOCUMENT).unwrap_or_default();
-    let (text, totals) = report::document(
-        &all,
-        &outcomes,
-        &before,
-        upstream::output(Path::new("date"), &["+%F"])?.trim(),
-    );
+    let (text, totals) = report::document(&all, &outcomes, &before, &day, &rounds);
     std::fs::write(DOCUMENT, text).with_context(|| format!("write {DOCUMENT}"))?;
     for (name, outcome) in outcomes.iter().filter(|(_, o)| !o.passed) {
         println!("FAILED {name}\n       {}", outcome.reason);
     }
     println!("{totals}; {DOCUMENT} has the table");
     Ok(())
+}
+
+/// The commit of the tree; `+` when the tree is not as committed.
+fn commit() -> Result<String> {
+    let git = Path::new("git");
+    let commit = upstream::output(git, &["rev-parse", "--short", "HEAD"])?;
+    let changed = upstream::output(
+        git,
+        &[
+            "status",
+            "--porcelain",
+            "--untracked-files=no",
+            "--",
+            "crates",
+            "Cargo.lock",
+        ],
+    )?;
+    let mark = if changed.is_empty() { "" } else { "+" };
+    Ok(format!("{}{mark}", commit.trim()))
 }
 
 /// A behaviour passed if it passed in every round; its time is that of the slowest.

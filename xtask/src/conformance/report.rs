@@ -119,6 +119,7 @@ pub fn document(
     outcomes: &BTreeMap<String, Outcome>,
     before: &str,
     day: &str,
+    rounds: &[String],
 ) -> (String, Totals) {
     let mut totals = Totals::default();
     let mut rows = String::new();
@@ -145,9 +146,35 @@ pub fn document(
     let text = format!(
         "# Conformance\n\n{totals}.\n\n`cargo xtask conformance` runs upstream's end-to-end suite against a cluster that \
          `hikube up` starts, and writes this file.\nA behaviour that a run leaves out keeps its line; *day* says when it \
-         ran last, *s* how long it took.\n{rows}"
+         ran last and on which commit (`+`: with changes that were not committed), *s* how long it took.\n\n\
+         {ROUNDS}{}{rows}",
+        latest(before, rounds)
     );
     (text, totals)
+}
+
+/// Rounds that the document shows: those of a few days of work.
+const MAX_ROUNDS: usize = 30;
+/// What stands above them.
+const ROUNDS: &str = "## Rounds\n\nThe last runs of a whole selection, the oldest first.\n\n\
+                      | day | selection | passed | failed | s |\n|---|---|--:|--:|--:|\n";
+
+/// A round as the document shows it.
+pub fn round(day: &str, selection: &str, outcomes: &BTreeMap<String, Outcome>, seconds: u64) -> String {
+    let passed = outcomes.values().filter(|o| o.passed).count();
+    let failed = outcomes.len() - passed;
+    let selection = selection.replace('|', "\\|").replace('*', "\\*");
+    format!("| {day} | {selection} | {passed} | {failed} | {seconds} |\n")
+}
+
+/// The rounds that the document had, and new ones.
+fn latest(before: &str, rounds: &[String]) -> String {
+    let known = before.split_once(ROUNDS).map_or("", |(_, rest)| rest);
+    let known = known.lines().take_while(|line| line.starts_with('|'));
+    let mut all: Vec<String> = known.map(|line| format!("{line}\n")).collect();
+    all.extend_from_slice(rounds);
+    let surplus = all.len().saturating_sub(MAX_ROUNDS);
+    all[surplus..].concat()
 }
 
 /// A line of the table.
@@ -161,10 +188,13 @@ fn row(name: &str, outcome: Option<&Outcome>, before: &str, day: &str) -> String
             ..
         }) => format!("{start}passed | {seconds:.1} | {day} | |"),
         Some(Outcome { seconds, .. }) => {
-            format!("{start}**failed** | {seconds:.1} | {day} | {} |", waits_for(name))
+            format!(
+                "{start}**failed** | {seconds:.1} | {day} | {} |",
+                waits_for(name, true)
+            )
         }
         None => {
-            let not_run = || format!("{start}not run | | | {} |", waits_for(name));
+            let not_run = || format!("{start}not run | | | {} |", waits_for(name, false));
             let mut kept = before.lines().filter(|line| line.starts_with(&start));
             kept.find(|line| !line.contains(" | not run | "))
                 .map_or_else(not_run, |line| said_again(line, name))
@@ -175,7 +205,9 @@ fn row(name: &str, outcome: Option<&Outcome>, before: &str, day: &str) -> String
 /// A line of an earlier run; what it waits for is what we know now.
 fn said_again(line: &str, name: &str) -> String {
     match line.trim_end_matches(" |").rsplit_once(" | ") {
-        Some((result, _)) if line.contains(" | **failed** | ") => format!("{result} | {} |", waits_for(name)),
+        Some((result, _)) if line.contains(" | **failed** | ") => {
+            format!("{result} | {} |", waits_for(name, true))
+        }
         _ => line.to_owned(),
     }
 }
@@ -221,7 +253,7 @@ mod tests {
 
     #[test]
     fn the_document_lists_all_and_keeps_what_did_not_run() {
-        let (first, totals) = document(&all(), &outcomes(REPORT, &all()), "", "2026-11-20");
+        let (first, totals) = document(&all(), &outcomes(REPORT, &all()), "", "2026-11-20", &[]);
         let expected = Totals {
             passed: 1,
             failed: 1,
@@ -240,7 +272,7 @@ mod tests {
                 reason: String::new(),
             },
         )]);
-        let (second, totals) = document(&all(), &three, &first, "2026-11-21");
+        let (second, totals) = document(&all(), &three, &first, "2026-11-21", &[]);
         assert_eq!(
             totals,
             Totals {
@@ -258,5 +290,19 @@ mod tests {
             "{second}"
         );
         assert_eq!(totals.to_string(), "3 behaviours: 2 passed, 1 failed, 0 not run");
+    }
+
+    #[test]
+    fn rounds_are_kept_and_the_oldest_go() {
+        let outcomes = outcomes(REPORT, &all());
+        let one = round("2026-11-20 abc", "`a|b`", &outcomes, 7);
+        assert_eq!(one, "| 2026-11-20 abc | `a\\|b` | 1 | 1 | 7 |\n");
+        let (first, _) = document(&all(), &outcomes, "", "day", std::slice::from_ref(&one));
+        let more = vec!["| x | y | 2 | 0 | 1 |\n".to_owned(); MAX_ROUNDS - 1];
+        let (second, _) = document(&all(), &outcomes, &first, "day", &more);
+        assert!(second.contains(&one) && second.contains("\n## a\n"), "{second}");
+        let (third, _) = document(&all(), &outcomes, &second, "day", &more[..1]);
+        assert!(!third.contains(&one), "{third}");
+        assert_eq!(third.matches("| x | y |").count(), MAX_ROUNDS);
     }
 }

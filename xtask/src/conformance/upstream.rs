@@ -57,12 +57,23 @@ pub fn suite() -> Result<Suite> {
 /// An archive with the images that the tests ask for, made if this machine has not done so before.
 pub fn images() -> Result<PathBuf> {
     let dir = cache()?;
-    let archive = dir.join("images.tar");
+    let archive = dir.join(format!("images-{}.tar", images::REVISION));
     if !archive.is_file() {
         let source = Source::fetch(&dir)?;
-        let agnhost = dir.join("agnhost");
-        source.build(&["build"], "k8s.io/kubernetes/test/images/agnhost", &agnhost)?;
-        images::make(&archive, &agnhost, &source.upstream.join("test/images"))?;
+        let compiled = |name: &str| -> Result<PathBuf> {
+            let program = dir.join(name);
+            source.build(
+                &["build"],
+                &format!("k8s.io/kubernetes/test/images/{name}"),
+                &program,
+            )?;
+            Ok(program)
+        };
+        let programs = images::Programs {
+            agnhost: compiled("agnhost")?,
+            nonewprivs: compiled("nonewprivs")?,
+        };
+        images::make(&archive, &programs, &source.upstream.join("test/images"))?;
     }
     Ok(archive)
 }

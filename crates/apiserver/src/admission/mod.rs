@@ -61,6 +61,10 @@ pub async fn mutate(
             _ => {}
         }
     }
+    // A client that writes its own list of tolerations need not know of those that it was given.
+    if operation == Operation::Update && resource.is("", "pods") && call.info.subresource.is_empty() {
+        pod::default_tolerations(new);
+    }
     Ok(())
 }
 

@@ -227,11 +227,6 @@ async fn resize(call: &Call, resource: &'static Resource, body: &[u8]) -> Result
                 container["resources"] = same["resources"].clone();
             }
         }
-        if new["spec"] != old["spec"]
-            && let Some(generation) = old["metadata"]["generation"].as_i64()
-        {
-            new["metadata"]["generation"] = (generation + 1).into();
-        }
         Ok(new)
     })
     .await?;

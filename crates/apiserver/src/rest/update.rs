@@ -133,6 +133,17 @@ pub async fn update_named(
     Err(Status::modified(resource, name))
 }
 
+/// What changes the containers of a pod in place is a new generation of it; that it is given a node is not.
+fn count_generation(call: &Call, old: &Value, new: &mut Value) {
+    let counted = matches!(call.info.subresource.as_str(), "resize" | "ephemeralcontainers");
+    if counted
+        && new["spec"] != old["spec"]
+        && let Some(generation) = old["metadata"]["generation"].as_i64()
+    {
+        new["metadata"]["generation"] = (generation + 1).into();
+    }
+}
+
 enum Attempt {
     Done(Outcome),
     Unchanged(Arc<Object>),
@@ -168,7 +179,7 @@ async fn attempt(
             schema::strategy::prepare_approval_update(&old, &mut new);
             certificates::set_times(&old, &mut new);
         }
-        Part::Raw => {}
+        Part::Raw => count_generation(call, &old, &mut new),
     }
     track(call, resource, part, &old, &mut new, &sent);
     admission::mutate(call, Operation::Update, resource, &mut new).await?;

@@ -3,6 +3,7 @@
 
 mod plan;
 mod pods_of;
+mod policy;
 
 use crate::context::{Context, settle};
 use crate::{ownership, pod_control};
@@ -15,6 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams};
 use plan::{Counts, End};
+use policy::Verdict;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,7 +88,9 @@ pub fn finished(job: &Job) -> bool {
 }
 
 async fn reconcile(context: &Context, key: &Key) -> kube::Result<Outcome> {
-    let Some(job) = context.jobs.by_key(key) else {
+    let job = context.jobs.by_key(key);
+    release_orphans(context, key, job.as_deref()).await?;
+    let Some(job) = job else {
         return Ok(Outcome::Done);
     };
     let Some(spec) = job.spec.clone() else {
@@ -110,6 +114,18 @@ async fn reconcile(context: &Context, key: &Key) -> kube::Result<Outcome> {
     }
     let job = count(context, &api, job, &mine, &spec).await?;
     act(context, &api, &job, &spec, &mine).await
+}
+
+/// Lets go of the pods of a Job that does not exist any more: nobody counts them, and they could never be removed.
+async fn release_orphans(context: &Context, key: &Key, job: Option<&Job>) -> kube::Result<()> {
+    let uid = job.and_then(|job| job.metadata.uid.as_deref());
+    let orphans = context
+        .pods
+        .select_in(&key.namespace, |pod| pods_of::is_orphan(pod, &key.name, uid));
+    for pod in orphans {
+        pods_of::release(context, &pod).await?;
+    }
+    Ok(())
 }
 
 fn own_selector(job: &Job) -> LabelSelector {
@@ -166,7 +182,8 @@ async fn count(
     for pod in &ended {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let known = |list: &Option<Vec<String>>| list.iter().flatten().any(|known| *known == uid);
-        if !known(&uncounted.succeeded) && !known(&uncounted.failed) {
+        let ignored = pods::phase(pod) == "Failed" && policy::judge(spec, pod) == Verdict::Ignore;
+        if !ignored && !known(&uncounted.succeeded) && !known(&uncounted.failed) {
             let list = if pods::phase(pod) == "Succeeded" {
                 &mut uncounted.succeeded
             } else {
@@ -179,6 +196,10 @@ async fn count(
         u.succeeded.iter().flatten().next().is_none() && u.failed.iter().flatten().next().is_none()
     };
     if empty(&uncounted) {
+        // What the Job's rules ignore is let go without being counted.
+        for pod in &ended {
+            pods_of::release(context, pod).await?;
+        }
         return Ok(job);
     }
     let job = if status.uncounted_terminated_pods.as_ref() == Some(&uncounted) {
@@ -199,7 +220,8 @@ async fn count(
             status.completed_indexes.as_deref().unwrap_or_default(),
             completions,
         );
-        let succeeded = ended.iter().filter(|pod| pods::phase(pod) == "Succeeded");
+        // Not only those that ended now: a write that fails comes again, when their finalizers are gone already.
+        let succeeded = mine.iter().filter(|pod| pods::phase(pod) == "Succeeded");
         done.extend(
             succeeded
                 .filter_map(|pod| pods_of::index_of(pod))
@@ -207,6 +229,12 @@ async fn count(
         );
         status.succeeded = i32::try_from(done.len()).ok();
         status.completed_indexes = Some(plan::format_indexes(&done));
+        if spec.backoff_limit_per_index.is_some() {
+            let known = status.failed_indexes.clone().unwrap_or_default();
+            let mut failed = policy::failed_indexes(spec, &known, mine);
+            failed.retain(|index| !done.contains(index));
+            status.failed_indexes = Some(plan::format_indexes(&failed));
+        }
     } else {
         status.succeeded = Some(status.succeeded.unwrap_or(0) + size(&uncounted.succeeded));
     }
@@ -239,7 +267,9 @@ async fn act(
         active: i32::try_from(active.len()).unwrap_or(i32::MAX),
         succeeded: old.succeeded.unwrap_or(0),
         failed: old.failed.unwrap_or(0),
+        failed_indexes: i32::try_from(indexes(spec, old.failed_indexes.as_ref()).len()).unwrap_or(i32::MAX),
     };
+    let done = indexes(spec, old.completed_indexes.as_ref());
     let suspended = spec.suspend == Some(true);
     let mut status = old.clone();
     if status.start_time.is_none() && !suspended {
@@ -250,10 +280,18 @@ async fn act(
         .as_ref()
         .map_or(0, |start| now.duration_since(start.0).as_secs());
     let mut again = None;
-    if let Some(end) = plan::end(spec, &counts, running_s) {
+    let end = match (policy::failure(spec, mine), policy::success(spec, &done)) {
+        (Some(why), _) => Some(ending("FailureTarget", "PodFailurePolicy", why)),
+        (_, Some(rule)) => {
+            let why = format!("Matched rules at index {rule}");
+            Some(ending("SuccessCriteriaMet", "SuccessPolicy", why))
+        }
+        _ => plan::end(spec, &counts, running_s).map(of_counts),
+    };
+    if let Some(end) = end {
         let doomed: Vec<&Pod> = active.iter().map(|pod| &***pod).collect();
         pod_control::delete_many(context, &**job, &doomed).await?;
-        finish(context, job, &mut status, end, now);
+        finish(context, job, &mut status, &end, now);
         status.active = Some(0);
         status.ready = Some(0);
     } else {
@@ -313,32 +351,65 @@ async fn keep_running(
         .filter(|pod| pods::phase(pod) == "Failed")
         .filter_map(|pod| pods_of::ended_at(pod))
         .max();
-    if let Some(last) = last {
+    // With a limit of its own each index has a pause of its own, too.
+    let apart = spec.backoff_limit_per_index.is_some();
+    if let Some(last) = last.filter(|_| !apart) {
         let since = Duration::try_from(now.duration_since(last)).unwrap_or_default();
         let pause = plan::pause(counts.failed, since);
         if !pause.is_zero() {
             return Ok(Some(pause));
         }
     }
+    let missing = missing.min(pod_control::BURST_PODS);
+    let mut again = None;
     let new: Vec<Pod> = if pods_of::is_indexed(spec) {
-        let completions = spec.completions.unwrap_or(0);
-        let text = job
-            .status
-            .as_ref()
-            .and_then(|status| status.completed_indexes.clone())
-            .unwrap_or_default();
-        let done = plan::parse_indexes(&text, completions);
+        let status = job.status.clone().unwrap_or_default();
+        let mut over = indexes(spec, status.completed_indexes.as_ref());
+        over.extend(indexes(spec, status.failed_indexes.as_ref()));
+        if apart {
+            for index in (0..spec.completions.unwrap_or(0))
+                .filter(|index| !over.contains(index))
+                .collect::<Vec<_>>()
+            {
+                let pause = pause_of(spec, index, mine, now);
+                if !pause.is_zero() {
+                    over.insert(index);
+                    again = Some(again.map_or(pause, |again: Duration| again.min(pause)));
+                }
+            }
+        }
         let busy: BTreeSet<i32> = active.iter().filter_map(|pod| pods_of::index_of(pod)).collect();
-        let indexes = plan::missing_indexes(completions, &done, &busy, missing.min(pod_control::BURST_PODS));
-        indexes
-            .into_iter()
-            .map(|index| pods_of::new(job, spec, Some(index)))
-            .collect()
+        let next = plan::missing_indexes(spec.completions.unwrap_or(0), &over, &busy, missing);
+        let made = next.into_iter().map(|index| {
+            let mut pod = pods_of::new(job, spec, Some(index));
+            if apart {
+                pods_of::note_failures(&mut pod, policy::failures_of(spec, index, mine));
+            }
+            pod
+        });
+        made.collect()
     } else {
-        vec![pods_of::new(job, spec, None); missing.min(pod_control::BURST_PODS)]
+        vec![pods_of::new(job, spec, None); missing]
     };
     pod_control::create_many(context, &**job, &new).await?;
-    Ok(None)
+    Ok(again)
+}
+
+/// Indexes of a status.
+fn indexes(spec: &JobSpec, text: Option<&String>) -> BTreeSet<i32> {
+    plan::parse_indexes(text.map_or("", String::as_str), spec.completions.unwrap_or(0))
+}
+
+/// How long an index has to wait for its next try.
+fn pause_of(spec: &JobSpec, index: i32, mine: &[Arc<Pod>], now: Timestamp) -> Duration {
+    let failed = mine
+        .iter()
+        .filter(|pod| pods::phase(pod) == "Failed" && pods_of::index_of(pod) == Some(index));
+    let Some(last) = failed.filter_map(|pod| pods_of::ended_at(pod)).max() else {
+        return Duration::ZERO;
+    };
+    let since = Duration::try_from(now.duration_since(last)).unwrap_or_default();
+    plan::pause(policy::failures_of(spec, index, mine), since)
 }
 
 fn set_condition(
@@ -367,38 +438,63 @@ fn set_condition(
     });
 }
 
-fn finish(context: &Context, job: &Job, status: &mut JobStatus, end: End, now: Timestamp) {
-    let (kinds, reason, message) = match end {
+/// How a Job ends, as its conditions say it.
+struct Ending {
+    kinds: [&'static str; 2],
+    reason: &'static str,
+    message: String,
+}
+
+fn ending(first: &'static str, reason: &'static str, message: String) -> Ending {
+    let last = if first == "FailureTarget" {
+        "Failed"
+    } else {
+        "Complete"
+    };
+    Ending {
+        kinds: [first, last],
+        reason,
+        message,
+    }
+}
+
+fn of_counts(end: End) -> Ending {
+    let (first, reason, message) = match end {
         End::Complete => (
-            ["SuccessCriteriaMet", "Complete"],
+            "SuccessCriteriaMet",
             "CompletionsReached",
             "Reached expected number of succeeded pods",
         ),
         End::BackoffLimit => (
-            ["FailureTarget", "Failed"],
+            "FailureTarget",
             "BackoffLimitExceeded",
             "Job has reached the specified backoff limit",
         ),
         End::Deadline => (
-            ["FailureTarget", "Failed"],
+            "FailureTarget",
             "DeadlineExceeded",
             "Job was active longer than specified deadline",
         ),
+        End::MaxFailedIndexes => (
+            "FailureTarget",
+            "MaxFailedIndexesExceeded",
+            "Job has exceeded the specified maximal number of failed indexes",
+        ),
+        End::FailedIndexes => ("FailureTarget", "FailedIndexes", "Job has failed indexes"),
     };
-    for kind in kinds {
-        set_condition(status, kind, "True", reason, message, now);
+    ending(first, reason, message.to_owned())
+}
+
+fn finish(context: &Context, job: &Job, status: &mut JobStatus, end: &Ending, now: Timestamp) {
+    for kind in end.kinds {
+        set_condition(status, kind, "True", end.reason, &end.message, now);
     }
-    if end == End::Complete {
+    let recorder = context.recorder.of(COMPONENT);
+    if end.kinds.contains(&"Complete") {
         status.completion_time = Some(Time(now));
-        context
-            .recorder
-            .of(COMPONENT)
-            .event(&reference(job), "Normal", "Completed", "Job completed");
+        recorder.event(&reference(job), "Normal", "Completed", "Job completed");
     } else {
-        context
-            .recorder
-            .of(COMPONENT)
-            .event(&reference(job), "Warning", reason, message);
+        recorder.event(&reference(job), "Warning", end.reason, &*end.message);
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Counts {
     pub succeeded: i32,
     /// Pods that have failed.
     pub failed: i32,
+    /// Indexes that are not tried again.
+    pub failed_indexes: i32,
 }
 
 /// How a Job ends.
@@ -30,6 +32,10 @@ pub enum End {
     BackoffLimit,
     /// It ran for too long.
     Deadline,
+    /// More indexes failed than it allows.
+    MaxFailedIndexes,
+    /// Each index has ended, some of them by failing.
+    FailedIndexes,
 }
 
 /// Has the Job ended? `running_s` is how long it has been running.
@@ -40,6 +46,16 @@ pub fn end(spec: &JobSpec, counts: &Counts, running_s: i64) -> Option<End> {
     };
     if done {
         return Some(End::Complete);
+    }
+    if spec
+        .max_failed_indexes
+        .is_some_and(|max| counts.failed_indexes > max)
+    {
+        return Some(End::MaxFailedIndexes);
+    }
+    let completions = spec.completions.unwrap_or(i32::MAX);
+    if counts.failed_indexes > 0 && counts.succeeded + counts.failed_indexes >= completions {
+        return Some(End::FailedIndexes);
     }
     if counts.failed > spec.backoff_limit.unwrap_or(DEFAULT_BACKOFF_LIMIT) {
         return Some(End::BackoffLimit);
@@ -59,7 +75,9 @@ pub fn wanted(spec: &JobSpec, counts: &Counts) -> i32 {
     }
     let parallelism = spec.parallelism.unwrap_or(1);
     match spec.completions {
-        Some(completions) => parallelism.min(completions - counts.succeeded).max(0),
+        Some(completions) => parallelism
+            .min(completions - counts.succeeded - counts.failed_indexes)
+            .max(0),
         // Once one has succeeded no more are started.
         None if counts.succeeded > 0 => counts.active.min(parallelism),
         None => parallelism,
@@ -138,6 +156,7 @@ mod tests {
             active,
             succeeded,
             failed,
+            failed_indexes: 0,
         }
     }
 

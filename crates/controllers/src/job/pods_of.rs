@@ -11,6 +11,8 @@ use kube::api::Api;
 /// Holds an ended pod until it is counted.
 const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
+/// How often the pod's index had failed before it was made.
+const FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
 
 /// Does each pod have an index of its own?
 pub fn is_indexed(spec: &JobSpec) -> bool {
@@ -22,6 +24,18 @@ pub fn index_of(pod: &Pod) -> Option<i32> {
     pod.metadata.annotations.as_ref()?.get(INDEX)?.parse().ok()
 }
 
+/// How often the pod's index had failed before.
+pub fn failures_before(pod: &Pod) -> i32 {
+    let count = pod.metadata.annotations.as_ref().and_then(|a| a.get(FAILURES));
+    count.and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// Notes how often the index of a new pod has failed.
+pub fn note_failures(pod: &mut Pod, count: i32) {
+    let annotations = pod.metadata.annotations.get_or_insert_default();
+    annotations.insert(FAILURES.into(), count.to_string());
+}
+
 /// Is the pod not counted yet?
 pub fn is_held(pod: &Pod) -> bool {
     pod.metadata
@@ -29,6 +43,13 @@ pub fn is_held(pod: &Pod) -> bool {
         .iter()
         .flatten()
         .any(|finalizer| finalizer == FINALIZER)
+}
+
+/// Does the pod wait to be counted by a Job of this name that is not the one with this UID?
+pub fn is_orphan(pod: &Pod, job: &str, uid: Option<&str>) -> bool {
+    is_held(pod)
+        && pods::controller_of(&pod.metadata)
+            .is_some_and(|owner| owner.kind == "Job" && owner.name == job && Some(owner.uid.as_str()) != uid)
 }
 
 /// Has the pod ended, or was it removed before it ever ran?
@@ -117,5 +138,26 @@ pub async fn release(context: &Context, pod: &Pod) -> kube::Result<()> {
         Ok(_) => Ok(()),
         Err(error) if answered(&error, 404) => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_orphan_is_held_for_a_job_that_is_gone() {
+        let pod: Pod = serde_json::from_value(
+            json!({"metadata": {"finalizers": [FINALIZER], "ownerReferences": [
+            {"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "1", "controller": true}]}}),
+        )
+        .expect("a pod");
+        assert!(is_orphan(&pod, "j", None), "no Job of that name");
+        assert!(is_orphan(&pod, "j", Some("2")), "another one since");
+        assert!(!is_orphan(&pod, "j", Some("1")) && !is_orphan(&pod, "k", None));
+        let mut free = pod;
+        free.metadata.finalizers = None;
+        assert!(!is_orphan(&free, "j", None));
     }
 }

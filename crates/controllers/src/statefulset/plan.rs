@@ -94,7 +94,9 @@ pub fn next(wanted: Wanted, pods: &BTreeMap<i32, PodView>) -> Vec<Action> {
         .filter(|o| *o < wanted.start || *o >= end)
         .rev()
         .collect();
-    let first_unhealthy = (wanted.start..end).find(|o| !pods.get(o).is_some_and(PodView::healthy));
+    let first_unhealthy = (wanted.start..end)
+        .find(|o| !pods.get(o).is_some_and(PodView::healthy))
+        .or_else(|| surplus.iter().rev().copied().find(|o| !pods[o].healthy()));
     for ordinal in surplus {
         let pod = pods[&ordinal];
         if pod.terminating {
@@ -103,8 +105,8 @@ pub fn next(wanted: Wanted, pods: &BTreeMap<i32, PodView>) -> Vec<Action> {
             }
             continue;
         }
-        // While a lower pod is not healthy, a healthy one is not taken away.
-        if wanted.ordered && !pod.terminal && pod.healthy() && first_unhealthy.is_some() {
+        // A broken pod goes only if none below it is broken: a set whose pods all fail keeps them.
+        if wanted.ordered && !(pod.healthy() && pod.available) && first_unhealthy != Some(ordinal) {
             return actions;
         }
         actions.push(Action::Delete { ordinal });
@@ -241,6 +243,10 @@ mod tests {
         };
         let pods: BTreeMap<_, _> = [(0, sick), (1, READY)].into();
         assert_eq!(next(wanted(1, true), &pods), []);
+        let pods: BTreeMap<_, _> = [(0, sick), (1, sick)].into();
+        assert_eq!(next(wanted(0, true), &pods), [], "broken pods keep each other");
+        let pods: BTreeMap<_, _> = [(0, READY), (1, sick)].into();
+        assert_eq!(next(wanted(0, true), &pods), [Action::Delete { ordinal: 1 }]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use anyhow::Result;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::ListParams;
+use kube::api::{DeleteParams, ListParams};
 use serde_json::{Value, json};
 
 fn job(name: &str, ends_as: &str, more: Value) -> Value {
@@ -73,6 +73,34 @@ async fn jobs_complete_fail_and_expire() -> Result<()> {
         condition(&bad),
         Some(("Failed".into(), "BackoffLimitExceeded".into()))
     );
+    let policies =
+        json!({"completions": 3, "parallelism": 3, "completionMode": "Indexed", "backoffLimitPerIndex": 0});
+    cluster.create(job("apart", "Failed", policies)).await?;
+    let apart = end("apart").await?;
+    assert_eq!(condition(&apart), Some(("Failed".into(), "FailedIndexes".into())));
+    assert_eq!(apart.status.unwrap().failed_indexes.as_deref(), Some("0-2"));
+    let policies = json!({"completions": 3, "parallelism": 1, "completionMode": "Indexed",
+        "successPolicy": {"rules": [{"succeededCount": 1}]}});
+    cluster.create(job("enough", "Succeeded", policies)).await?;
+    assert_eq!(
+        condition(&end("enough").await?),
+        Some(("Complete".into(), "SuccessPolicy".into()))
+    );
+    // Its pods are gone with it, though it can count them no more.
+    let mut left = job("left", "", json!({}));
+    left["spec"]["template"]["metadata"] = json!({});
+    cluster.create(left).await?;
+    let of_left = ListParams::default().labels("job-name=left");
+    let pods = cluster.api::<Pod>();
+    eventually("started", SOON, || async {
+        Ok((!pods.list(&of_left).await?.items.is_empty()).then_some(()))
+    })
+    .await?;
+    jobs.delete("left", &DeleteParams::background()).await?;
+    eventually("pods gone", SOON, || async {
+        Ok(pods.list(&of_left).await?.items.is_empty().then_some(()))
+    })
+    .await?;
     cluster
         .create(job("short", "Succeeded", json!({"ttlSecondsAfterFinished": 1})))
         .await?;

@@ -211,11 +211,7 @@ pub async fn container(parts: &Ingredients<'_>) -> Result<cri::ContainerConfig, 
         stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),
         linux: Some(cri::LinuxContainerConfig {
-            resources: Some(resources::linux(
-                container,
-                parts.qos,
-                context.allocatable.memory_bytes,
-            )),
+            resources: Some(resources::linux(container, parts.qos, &context.allocatable)),
             security_context: Some(security),
         }),
         envs: environment

@@ -1,5 +1,6 @@
 //! The statuses of a pod's containers as the API shows them. Pure.
 
+use super::resize::Resources;
 use super::spec::{self, Kind};
 use crate::runtime::{ContainerRecord, RuntimePod, State};
 use k8s_openapi::api::core::v1::{
@@ -41,6 +42,8 @@ pub struct View<'a> {
     pub health: &'a dyn Fn(&str) -> Health,
     /// No container will be started any more.
     pub stopping: bool,
+    /// What the containers were promised, and have.
+    pub resources: &'a Resources,
     /// Prefix of container IDs, for example `containerd`.
     pub runtime_name: &'a str,
 }
@@ -103,7 +106,12 @@ fn status(view: &View<'_>, spec: &PodSpec, kind: Kind, container: &Container) ->
         container_id: Some(container_id(view, newest)),
         restart_count: i32::try_from(newest.restart_count).unwrap_or(i32::MAX),
         started: Some(health.started),
-        ready: health.ready || finished_init,
+        // An init container is ready once it has done its work, not while it does it.
+        ready: if kind == Kind::Init && !spec::is_sidecar(container) {
+            finished_init
+        } else {
+            health.ready
+        },
         state: Some(state(view, newest)),
         last_state: Some(ContainerState::default()),
         ..ContainerStatus::default()
@@ -111,6 +119,8 @@ fn status(view: &View<'_>, spec: &PodSpec, kind: Kind, container: &Container) ->
     if kind == Kind::Ephemeral {
         status.started = None;
         status.ready = false;
+    } else {
+        view.resources.show(&mut status, Some(&newest.id));
     }
     let previous = records.iter().skip(1).find(|r| r.state == State::Exited);
     status.last_state = match previous {
@@ -153,6 +163,9 @@ fn absent(view: &View<'_>, spec: &PodSpec, kind: Kind, container: &Container) ->
         last_state: Some(ContainerState::default()),
         ..ContainerStatus::default()
     };
+    if kind != Kind::Ephemeral {
+        view.resources.show(&mut status, None);
+    }
     let old = reported(view.pod, kind, &container.name);
     let ended = old
         .and_then(|s| s.state.as_ref())

@@ -13,6 +13,7 @@ use crate::fence::Gate;
 use crate::runtime::RuntimePod;
 use crate::volumes::{self, Mounted, PodView};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::Api;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -217,7 +218,8 @@ impl Worker {
         std::fs::create_dir_all(context.paths.volumes(&self.id.uid))?;
         std::fs::create_dir_all(context.paths.pod_logs(&self.id))?;
         let path = context.cgroups.pod_path(qos, &self.id.uid);
-        context.cgroups.ensure(&path, &resources::of_pod(spec))
+        let usage = resources::of_pod(spec).on_node(context.allocatable.cpu_millis);
+        context.cgroups.ensure(&path, &usage)
     }
 
     /// Makes the volumes ready. While everything runs already, a failure is no reason to do anything.
@@ -261,6 +263,28 @@ impl Worker {
         Err(pause)
     }
 
+    /// How the runtime is to run the pod: the handler of its RuntimeClass.
+    async fn handler(&self, pod: &Pod) -> Result<String, crate::runtime::Error> {
+        let class = pod.spec.as_ref().and_then(|s| s.runtime_class_name.clone());
+        let Some(class) = class.filter(|c| !c.is_empty()) else {
+            return Ok(String::new());
+        };
+        let api: Api<RuntimeClass> = Api::all(self.context.client.clone());
+        let answer = tokio::time::timeout(CONFIRM_TIMEOUT, api.get(&class)).await;
+        let why = match answer {
+            Ok(Ok(found)) => return Ok(found.handler),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        Err(crate::runtime::Error {
+            call: "RunPodSandbox",
+            status: tonic::Status::failed_precondition(format!(
+                "failed to get sandbox runtime: RuntimeClass {class:?}: {why}"
+            )),
+            subject: self.id.to_string(),
+        })
+    }
+
     /// Makes a sandbox; returns its ID and its addresses.
     async fn new_sandbox(
         &self,
@@ -277,7 +301,11 @@ impl Worker {
                 .recorder
                 .event(&reference, "Normal", "SandboxChanged", message);
         }
-        let made = match context.runtime.run_sandbox(config).await {
+        let made = match self.handler(pod).await {
+            Ok(handler) => context.runtime.run_sandbox(config, handler).await,
+            Err(error) => Err(error),
+        };
+        let made = match made {
             Ok(id) => context
                 .runtime
                 .sandbox_status(&id)
@@ -322,7 +350,7 @@ fn grace_for(spec: &PodSpec, stop: &plan::Stop, pod: &Pod) -> i64 {
     let probe = container.and_then(|c| match stop.why {
         plan::Why::Liveness => c.liveness_probe.as_ref(),
         plan::Why::Startup => c.startup_probe.as_ref(),
-        plan::Why::Changed | plan::Why::Lost => None,
+        plan::Why::Changed | plan::Why::Lost | plan::Why::Resized => None,
     });
     probe
         .and_then(|p| p.termination_grace_period_seconds)

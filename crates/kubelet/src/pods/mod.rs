@@ -20,6 +20,7 @@ pub mod network;
 pub mod plan;
 mod repair;
 pub mod report;
+pub mod resize;
 pub mod resources;
 mod security;
 pub mod spec;

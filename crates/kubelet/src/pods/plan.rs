@@ -35,6 +35,8 @@ pub enum Why {
     Startup,
     /// The runtime does not know its state.
     Lost,
+    /// It gets other resources, and wants to be started anew for that.
+    Resized,
 }
 
 /// What to do, in this order.

@@ -21,12 +21,14 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 /// written again after so long: not at once, since who does not hear the node would answer at once, too.
 const CORRECTION: Duration = Duration::from_secs(1);
 /// Conditions that the kubelet owns; the others are kept as the API has them.
-const OWN: [&str; 5] = [
+const OWN: [&str; 7] = [
     "PodReadyToStartContainers",
     "Initialized",
     "Ready",
     "ContainersReady",
     "PodScheduled",
+    "PodResizePending",
+    "PodResizeInProgress",
 ];
 
 #[derive(Clone, Debug, Default)]

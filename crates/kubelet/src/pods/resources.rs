@@ -1,9 +1,12 @@
 //! Requests and limits as cgroup settings.
 
+use super::fields::Allocatable;
 use super::spec::{self, Kind, Qos};
 use crate::quantity;
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use protos::cri::LinuxContainerResources;
+use std::collections::BTreeMap;
 
 /// Period of the CPU quota, microseconds.
 pub const CPU_PERIOD_US: i64 = 100_000;
@@ -33,6 +36,15 @@ impl Use {
         (self.cpu_request.saturating_mul(SHARES_PER_CPU) / 1000).clamp(MIN_SHARES, MAX_SHARES)
     }
 
+    /// The same on a node with so many millicores. A limit above that is none: the node's own limit holds, and the
+    /// kernel refuses a quota that is larger than the one around it.
+    pub fn on_node(self, cpu_millis: i64) -> Self {
+        Self {
+            cpu_limit: self.cpu_limit.filter(|limit| *limit <= cpu_millis),
+            ..self
+        }
+    }
+
     /// `cpu.cfs_quota_us`, if limited.
     pub fn quota_us(&self) -> Option<i64> {
         let limit = self.cpu_limit?;
@@ -42,13 +54,21 @@ impl Use {
 
 /// What one container may use; a request that is not given is the limit.
 pub fn of_container(container: &Container) -> Use {
-    let resources = container.resources.clone().unwrap_or_default();
-    let limits = resources.limits.unwrap_or_default();
-    let requests = resources.requests.unwrap_or_default();
-    let cpu_limit = limits.get("cpu").and_then(quantity::milli).filter(|v| *v > 0);
-    let memory_limit = limits.get("memory").and_then(quantity::value).filter(|v| *v > 0);
-    let cpu_request = requests.get("cpu").and_then(quantity::milli);
-    let memory_request = requests.get("memory").and_then(quantity::value);
+    container
+        .resources
+        .as_ref()
+        .map_or_else(Use::default, of_requirements)
+}
+
+/// The same of what a container asks for.
+pub fn of_requirements(resources: &ResourceRequirements) -> Use {
+    let of = |map: &Option<BTreeMap<String, Quantity>>, name: &str| map.as_ref()?.get(name).cloned();
+    let milli = |map, name| of(map, name).as_ref().and_then(quantity::milli);
+    let value = |map, name| of(map, name).as_ref().and_then(quantity::value);
+    let cpu_limit = milli(&resources.limits, "cpu").filter(|v| *v > 0);
+    let memory_limit = value(&resources.limits, "memory").filter(|v| *v > 0);
+    let cpu_request = milli(&resources.requests, "cpu");
+    let memory_request = value(&resources.requests, "memory");
     Use {
         cpu_request: cpu_request.or(cpu_limit).unwrap_or(0),
         cpu_limit,
@@ -107,8 +127,8 @@ pub fn oom_score_adj(qos: Qos, usage: &Use, memory_capacity: i64) -> i64 {
 }
 
 /// The settings of a container's cgroup.
-pub fn linux(container: &Container, qos: Qos, memory_capacity: i64) -> LinuxContainerResources {
-    let usage = of_container(container);
+pub fn linux(container: &Container, qos: Qos, node: &Allocatable) -> LinuxContainerResources {
+    let usage = of_container(container).on_node(node.cpu_millis);
     LinuxContainerResources {
         cpu_shares: usage.shares(),
         cpu_period: if usage.cpu_limit.is_some() {
@@ -118,7 +138,19 @@ pub fn linux(container: &Container, qos: Qos, memory_capacity: i64) -> LinuxCont
         },
         cpu_quota: usage.quota_us().unwrap_or(0),
         memory_limit_in_bytes: usage.memory_limit.unwrap_or(0),
-        oom_score_adj: oom_score_adj(qos, &usage, memory_capacity),
+        oom_score_adj: oom_score_adj(qos, &usage, node.memory_bytes),
+    }
+}
+
+/// The settings for a container that runs: what is zero stays as it is, and a CPU limit that is gone is -1.
+pub fn update(container: &Container, node: &Allocatable) -> LinuxContainerResources {
+    let usage = of_container(container).on_node(node.cpu_millis);
+    LinuxContainerResources {
+        cpu_shares: usage.shares(),
+        cpu_period: CPU_PERIOD_US,
+        cpu_quota: usage.quota_us().unwrap_or(-1),
+        memory_limit_in_bytes: usage.memory_limit.unwrap_or(0),
+        oom_score_adj: 0,
     }
 }
 
@@ -142,6 +174,8 @@ mod tests {
             (Some(3000), Some(128 << 20))
         );
         assert_eq!((usage.shares(), usage.quota_us()), (3072, Some(300_000)));
+        assert_eq!(usage.on_node(3000).quota_us(), Some(300_000));
+        assert_eq!(usage.on_node(2000).quota_us(), None, "more than there is");
         let mut open = spec;
         open.containers[0].resources = None;
         assert_eq!(of_pod(&open).memory_limit, None);

@@ -1,6 +1,7 @@
 //! The status of a pod as the API shows it: phase and conditions. Pure; the rules are upstream's.
 
 use super::containers::{self, View};
+use super::resize::Progress;
 use super::spec::{self, Kind, RestartPolicy};
 use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -212,13 +213,31 @@ fn conditions(
     let networked = sandbox.is_some_and(|s| host_network || !s.ips.is_empty());
     let containers_ready = containers_ready(spec, phase, init, app);
     let ready = ready(input, spec, &containers_ready);
-    vec![
+    let mut conditions = vec![
         condition("PodReadyToStartContainers", networked, None, None),
         initialized(spec, phase, init, app),
         ready,
         containers_ready,
         condition("PodScheduled", true, None, None),
-    ]
+    ];
+    conditions.extend(resize(&input.view.resources.progress));
+    conditions
+}
+
+/// Conditions of a resize: they exist only while it is not done.
+const RESIZE: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+
+fn resize(progress: &Progress) -> Option<PodCondition> {
+    match progress {
+        Progress::Done => None,
+        Progress::Pending { reason, message } => {
+            Some(condition(RESIZE[0], true, Some(reason), Some(message.clone())))
+        }
+        Progress::Applying { error } => {
+            let reason = error.as_ref().map(|_| "Error");
+            Some(condition(RESIZE[1], true, reason, error.clone()))
+        }
+    }
 }
 
 fn initialized(
@@ -354,7 +373,8 @@ fn merge_conditions(old: &PodStatus, ours: Vec<PodCondition>, input: &Input<'_>)
         })
         .collect();
     for condition in before {
-        if !merged.iter().any(|c| c.type_ == condition.type_) {
+        let over = RESIZE.contains(&condition.type_.as_str());
+        if !over && !merged.iter().any(|c| c.type_ == condition.type_) {
             merged.push(condition.clone());
         }
     }

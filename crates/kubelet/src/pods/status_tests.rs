@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::pods::containers::{Health, Waiting};
+use crate::pods::resize::Resources;
 use crate::runtime::{ContainerRecord, RuntimePod, Sandbox, State};
 use serde_json::json;
 use std::collections::HashMap;
@@ -12,6 +13,7 @@ struct Setup {
     observed: RuntimePod,
     waiting: HashMap<String, Waiting>,
     healthy: bool,
+    resources: Resources,
 }
 
 fn setup(policy: &str, init: &[&str], app: &[&str]) -> Setup {
@@ -40,6 +42,7 @@ fn setup(policy: &str, init: &[&str], app: &[&str]) -> Setup {
         },
         waiting: HashMap::new(),
         healthy: true,
+        resources: Resources::default(),
     }
 }
 
@@ -81,6 +84,7 @@ impl Setup {
                 messages: &HashMap::new(),
                 health: &health,
                 stopping: terminal,
+                resources: &self.resources,
                 runtime_name: "containerd",
             },
             host_ips: vec!["10.1.0.1".into()],
@@ -216,4 +220,36 @@ fn a_container_lost_with_its_node_counts_as_killed() {
         .clone();
     assert_eq!(state.and_then(|s| s.terminated).map(|t| t.exit_code), Some(137));
     assert_eq!(status.phase.as_deref(), Some("Failed"));
+}
+
+#[test]
+fn a_resize_shows_in_conditions_until_it_is_done() {
+    let mut setup = setup("Always", &[], &["a"]);
+    setup.add("a", State::Running, 0, 0);
+    setup.resources.progress = Progress::Pending {
+        reason: "Deferred",
+        message: "no room".into(),
+    };
+    let pending = setup.status(false);
+    assert_eq!(is(&pending, "PodResizePending"), "True Deferred");
+    setup.pod.status = Some(pending);
+    setup.resources.progress = Progress::Applying { error: None };
+    let applied = setup.status(false);
+    assert_eq!(is(&applied, "PodResizeInProgress"), "True");
+    setup.pod.status = Some(applied);
+    setup.resources.progress = Progress::Done;
+    let done = setup.status(false).conditions.expect("conditions");
+    assert!(done.iter().all(|c| !c.type_.starts_with("PodResize")), "{done:?}");
+}
+
+#[test]
+fn an_init_container_is_ready_when_it_is_done() {
+    let mut setup = setup("Always", &["i"], &["a"]);
+    setup.add("i", State::Running, 0, 0);
+    let ready = |status: &PodStatus| status.init_container_statuses.as_ref().expect("statuses")[0].ready;
+    let running = setup.status(false);
+    assert!(!ready(&running));
+    assert_eq!(is(&running, "Initialized"), "False ContainersNotInitialized");
+    setup.add("i", State::Exited, 0, 0);
+    assert!(ready(&setup.status(false)));
 }

@@ -22,6 +22,7 @@ pub async fn terminate(worker: &mut Worker) {
     let pod = worker.updates.borrow().pod.clone();
     worker.report(&pod, &observed, true);
     clean(worker).await;
+    worker.context.promised.release(&worker.id.uid);
     // Finished pods stay, with their logs, until somebody deletes them.
     let mut updates = worker.updates.clone();
     let deleted = |u: &Update| u.gone || u.pod.metadata.deletion_timestamp.is_some();

@@ -6,6 +6,7 @@ use super::containers::{View, Waiting};
 use super::images::Pulls;
 use super::plan;
 use super::report::Reporter;
+use super::resize::Resources;
 use super::spec::{self, PodId};
 use super::status::{self, Input, Verdict};
 use super::{env, terminate};
@@ -76,6 +77,7 @@ pub struct Worker {
     pub(super) pulls: Pulls,
     pub(super) volumes_since: Option<tokio::time::Instant>,
     pub(super) volumes_pause: Duration,
+    pub(super) resources: Resources,
     /// When its containers were last ended because of a volume.
     pub(super) repaired: Option<tokio::time::Instant>,
 }
@@ -102,6 +104,7 @@ impl Worker {
             pulls: Pulls::default(),
             volumes_since: None,
             volumes_pause: VOLUME_RETRY_FIRST,
+            resources: Resources::default(),
             repaired: None,
         }
     }
@@ -142,6 +145,7 @@ impl Worker {
             self.verdict = Some(verdict);
             return Next::Finished;
         }
+        let pod = &self.admitted(pod);
         let spec = spec::spec(pod);
         let mut keys = volumes::references(pod);
         keys.extend(env::references(&spec, &self.id.namespace));
@@ -163,10 +167,11 @@ impl Worker {
             });
             return Next::Finished;
         }
-        let plan = plan::plan(&spec, &observed, &self.probes);
+        let mut plan = plan::plan(&spec, &observed, &self.probes);
         if plan.finished {
             return Next::Finished;
         }
+        let resize = self.resize(pod, &spec, &observed, &mut plan).await;
         self.report(pod, &observed, false);
         let pause = self.execute(pod, &spec, &observed, plan).await;
         if let Ok(after) = self.cache.observe(&context.runtime, &self.id.uid).await {
@@ -177,7 +182,7 @@ impl Worker {
         }
         let refresh = volumes::next_refresh(&context, &self.id.uid);
         let refresh = refresh.map(|at| at.duration_since(SystemTime::now()).unwrap_or(VOLUME_RETRY_MAX));
-        let soonest = [pause, deadline, refresh].into_iter().flatten().min();
+        let soonest = [pause, resize, deadline, refresh].into_iter().flatten().min();
         Next::Wait(soonest.unwrap_or(RESYNC))
     }
 
@@ -224,6 +229,7 @@ impl Worker {
                 messages: &self.messages,
                 health: &health,
                 stopping: terminal || ends || self.verdict.is_some(),
+                resources: &self.resources,
                 runtime_name: &self.context.runtime_name,
             },
             host_ips: self.context.host_ips(),

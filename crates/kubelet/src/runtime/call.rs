@@ -136,15 +136,15 @@ impl Runtime {
         result.map(drop)
     }
 
-    /// Starts a sandbox and returns its ID.
-    pub async fn run_sandbox(&self, config: PodSandboxConfig) -> Result<String> {
+    /// Starts a sandbox and returns its ID. `handler` names the runtime's way to run it; empty is its usual one.
+    pub async fn run_sandbox(&self, config: PodSandboxConfig, handler: String) -> Result<String> {
         let subject = config
             .metadata
             .as_ref()
             .map_or_else(String::new, |m| m.name.clone());
         let request = RunPodSandboxRequest {
             config: Some(config),
-            runtime_handler: String::new(),
+            runtime_handler: handler,
         };
         let response: RunPodSandboxResponse = call!(
             self.runtime,
@@ -308,6 +308,23 @@ impl Runtime {
             request
         );
         ignore_missing(result)
+    }
+
+    /// Changes the limits of a running container.
+    pub async fn update_resources(&self, id: &str, linux: LinuxContainerResources) -> Result<()> {
+        let request = UpdateContainerResourcesRequest {
+            container_id: id.into(),
+            linux: Some(linux),
+        };
+        let result: Result<UpdateContainerResourcesResponse> = call!(
+            self.runtime,
+            update_container_resources,
+            "UpdateContainerResources",
+            id,
+            CALL_TIMEOUT,
+            request
+        );
+        result.map(drop)
     }
 
     /// One container in detail.
