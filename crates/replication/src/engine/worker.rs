@@ -103,7 +103,7 @@ impl Shared {
                 break;
             }
             if self.inbox.is_empty() {
-                MutexGuard::unlocked(&mut worker, || self.rest(wake));
+                MutexGuard::unlocked(&mut worker, || self.inbox.rest(wake, IDLE));
             }
         }
         // Late submitters find the inbox closed.
@@ -111,20 +111,6 @@ impl Shared {
         worker.end();
         drop(worker);
         left.into_iter().for_each(refuse);
-    }
-
-    /// Waits for work; gives memory back once nothing has come for a while.
-    fn rest(&self, wake: Option<Nanos>) {
-        if wake.is_none() {
-            self.inbox.was_busy();
-            let idle_at = clock::now() + IDLE.as_nanos() as u64;
-            self.inbox.wait(Some(idle_at));
-            if clock::now() < idle_at || self.inbox.was_busy() {
-                return;
-            }
-            crate::memory::idle();
-        }
-        self.inbox.wait(wake);
     }
 }
 
