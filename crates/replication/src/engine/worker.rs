@@ -160,7 +160,7 @@ impl Machine for Worker {
 
 fn op_bytes(op: &Op) -> u64 {
     match op {
-        Op::Read { len, .. } => u64::from(*len),
+        Op::Read { len, .. } | Op::ReadSnapshot { len, .. } => u64::from(*len),
         Op::Write { data, .. } => data.len() as u64,
         _ => 0,
     }

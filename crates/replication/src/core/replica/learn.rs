@@ -3,24 +3,28 @@
 use super::blocks::Entry;
 use super::{During, Fault, Outcome, Replica, ReplicaAction};
 use crate::core::checksum;
-use crate::core::types::{BLOCK, Seq};
+use crate::core::types::{BLOCK, Nanos, Seq};
 use crate::core::wire::{BlockEntry, BlockKind, Message};
 use bytes::Bytes;
 
 /// Copied blocks in one such stretch share the reading and writing of their entries: two pages of them.
 const SPAN_BLOCKS: u64 = 512;
 
+/// Where copied blocks belong, see [`Message::CopyWrite`].
+pub(super) struct Place {
+    pub cursor: u64,
+    pub snapshot: Seq,
+}
+
 impl Replica {
     /// Copied blocks come from applied state of the source, so they never contain what could still be dropped.
     /// Where the stream has brought something newer already, it stays.
     pub(super) fn copy_write(
         &mut self,
-        session: u64,
-        request: u64,
-        cursor: u64,
+        now: Nanos,
+        place: Place,
         blocks: &[BlockEntry],
         data: &Bytes,
-        out: &mut Vec<ReplicaAction>,
     ) -> Outcome {
         if self.state.copy.is_none() {
             return Err(Fault::Protocol("a copy for a replica that is no learner"));
@@ -41,14 +45,22 @@ impl Replica {
         if !blocks.is_sorted_by(|a, b| a.block < b.block) {
             return Err(Fault::Protocol("copied blocks out of order"));
         }
-        for near in copied.chunk_by(|a, b| a.0.block / SPAN_BLOCKS == b.0.block / SPAN_BLOCKS) {
-            self.write_copies(near)?;
+        if place.snapshot > 0 && self.layer_of(place.snapshot).is_none() {
+            // Perhaps its record is not stable here yet.
+            self.journal.sync_all().during("syncing the journal")?;
+            self.promote(now)?;
         }
-        self.cursor = self.cursor.max(cursor);
-        out.push(ReplicaAction::Send {
-            session,
-            message: Message::CopyWritten { request },
-        });
+        for near in copied.chunk_by(|a, b| a.0.block / SPAN_BLOCKS == b.0.block / SPAN_BLOCKS) {
+            match (place.snapshot, self.layer_of(place.snapshot)) {
+                (0, _) => self.write_copies(near)?,
+                (_, Some(layer)) => self.write_layer(layer, near)?,
+                // It was dropped here, which the source does not know yet.
+                (dropped, None) => self.write_older(dropped, near)?,
+            }
+        }
+        if place.snapshot == 0 {
+            self.cursor = self.cursor.max(place.cursor);
+        }
         Ok(())
     }
 
@@ -124,6 +136,7 @@ impl Replica {
             }
             if !self.settings.mutations.r15_complete_unsynced {
                 self.blocks.sync().during("syncing the blocks")?;
+                self.layers.sync().during("syncing the layers")?;
                 self.journal.sync_all().during("syncing the journal")?;
             }
             self.state.copy = None;
