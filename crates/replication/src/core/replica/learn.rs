@@ -11,21 +11,40 @@ use bytes::Bytes;
 const SPAN_BLOCKS: u64 = 512;
 
 /// Where copied blocks belong, see [`Message::CopyWrite`].
-pub(super) struct Place {
-    pub cursor: u64,
-    pub snapshot: Seq,
+struct Place {
+    cursor: u64,
+    snapshot: Seq,
 }
 
 impl Replica {
-    /// Copied blocks come from applied state of the source, so they never contain what could still be dropped.
-    /// Where the stream has brought something newer already, it stays.
-    pub(super) fn copy_write(
+    /// [`Message::CopyWrite`].
+    pub(super) fn copied(
         &mut self,
         now: Nanos,
-        place: Place,
-        blocks: &[BlockEntry],
-        data: &Bytes,
+        session: u64,
+        message: Message,
+        out: &mut Vec<ReplicaAction>,
     ) -> Outcome {
+        let Message::CopyWrite {
+            request,
+            cursor,
+            snapshot,
+            blocks,
+            data,
+            ..
+        } = message
+        else {
+            return Err(Fault::Protocol("no copied blocks"));
+        };
+        self.copy_write(now, &Place { cursor, snapshot }, &blocks, &data)?;
+        let message = Message::CopyWritten { request };
+        out.push(ReplicaAction::Send { session, message });
+        Ok(())
+    }
+
+    /// Copied blocks come from applied state of the source, so they never contain what could still be dropped.
+    /// Where the stream has brought something newer already, it stays.
+    fn copy_write(&mut self, now: Nanos, place: &Place, blocks: &[BlockEntry], data: &Bytes) -> Outcome {
         if self.state.copy.is_none() {
             return Err(Fault::Protocol("a copy for a replica that is no learner"));
         }

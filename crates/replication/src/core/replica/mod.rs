@@ -344,22 +344,7 @@ impl Replica {
                 self.session = None;
                 Ok(())
             }
-            Message::CopyWrite {
-                request,
-                cursor,
-                snapshot,
-                blocks,
-                data,
-                ..
-            } => {
-                let place = learn::Place { cursor, snapshot };
-                self.copy_write(now, place, &blocks, &data)?;
-                out.push(ReplicaAction::Send {
-                    session,
-                    message: Message::CopyWritten { request },
-                });
-                Ok(())
-            }
+            m @ Message::CopyWrite { .. } => self.copied(now, session, m, out),
             Message::CopyDone { end, .. } => self.copy_done(session, end, out),
             Message::Repair { seen, good, data, .. } => self.repair(&seen, &good, &data),
             m => self.serve(now, session, m, out),
