@@ -3,13 +3,15 @@
 
 mod memory;
 
+use bytes::Bytes;
 use hikube_blockdev::nbd::negotiate::MAX_REQUEST_BYTES;
 use hikube_blockdev::nbd::wire::{self, answer, command, error, flag, option};
 use hikube_blockdev::nbd::{Address, Export, MAX_IN_FLIGHT_BYTES, Server};
+use hikube_blockdev::{BlockDevice, Done};
 use memory::Memory;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const MIB: usize = 1 << 20;
@@ -22,17 +24,22 @@ struct Served {
 }
 
 fn serve(size: usize, align: u32) -> Served {
+    let device = Arc::new(Memory::new(size, align));
+    serve_as(device.clone(), device)
+}
+
+/// Serves `export`, which keeps its bytes in `device`.
+fn serve_as(device: Arc<Memory>, export: Arc<dyn BlockDevice>) -> Served {
     let dir = tempfile::Builder::new()
         .prefix("hikube-nbd-test-")
         .tempdir()
         .unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let device = Arc::new(Memory::new(size, align));
     let export = Export {
         name: "disk".into(),
         description: String::new(),
         read_only: false,
-        device: device.clone(),
+        device: export,
     };
     let address = Address::Unix(dir.path().join("s"));
     let server = runtime
@@ -244,4 +251,54 @@ fn resident_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u64 = text.split_whitespace().nth(1).unwrap().parse().unwrap();
     pages * 4096
+}
+
+/// Gathers writes until it is told to start.
+struct Gathering {
+    memory: Arc<Memory>,
+    waiting: Mutex<Vec<(u64, Bytes, Done<()>)>>,
+}
+
+impl BlockDevice for Gathering {
+    fn size_bytes(&self) -> u64 {
+        self.memory.size_bytes()
+    }
+    fn read(&self, offset: u64, len: u32, done: Done<Bytes>) {
+        self.memory.read(offset, len, done);
+    }
+    fn write(&self, offset: u64, data: Bytes, _: bool, done: Done<()>) {
+        self.waiting.lock().unwrap().push((offset, data, done));
+    }
+    fn flush(&self, done: Done<()>) {
+        self.memory.flush(done);
+    }
+    fn zero(&self, offset: u64, len: u64, discard: bool, done: Done<()>) {
+        self.memory.zero(offset, len, discard, done);
+    }
+    fn start(&self) {
+        for (offset, data, done) in self.waiting.lock().unwrap().drain(..) {
+            self.memory.write(offset, data, false, done);
+        }
+    }
+}
+
+#[test]
+fn what_came_before_garbage_still_happens() {
+    let memory = Arc::new(Memory::new(MIB, 1));
+    let gathering = Gathering {
+        memory: memory.clone(),
+        waiting: Mutex::default(),
+    };
+    let served = serve_as(memory, Arc::new(gathering));
+    let mut client = Client::ready(&served);
+    let mut bytes = wire::REQUEST_MAGIC.to_be_bytes().to_vec();
+    bytes.extend([0u16.to_be_bytes(), command::WRITE.to_be_bytes()].concat());
+    bytes.extend([77u64.to_be_bytes(), 4096u64.to_be_bytes()].concat());
+    bytes.extend(4096u32.to_be_bytes());
+    bytes.extend([7; 4096]);
+    // In one piece with it, what is no request.
+    bytes.extend([0xee; 28]);
+    client.0.write_all(&bytes).unwrap();
+    let _ = client.0.read_to_end(&mut Vec::new());
+    assert_eq!(served.device.bytes()[4096..8192], [7; 4096]);
 }

@@ -1,5 +1,7 @@
 //! `hikube volume`: works on stores and an engine alone, without Kubernetes.
 
+mod snapshot;
+
 use crate::args::Format;
 use crate::show;
 use anyhow::{Context, Result, bail};
@@ -61,6 +63,11 @@ pub enum VolumeCommand {
     },
     /// Compare the replicas of a volume block by block.
     Verify(IdArgs),
+    /// Keep a volume as it is, at one moment in all regions; list what is kept, or delete it.
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
+    /// Make a new volume with the content of a snapshot.
+    Clone(snapshot::CloneArgs),
     /// Delete a volume in all regions. Regions that are away learn of it when they are back.
     Delete(IdArgs),
 }
@@ -150,6 +157,8 @@ pub async fn run(command: VolumeCommand) -> Result<()> {
         }
         VolumeCommand::Expand { volume, size } => expand(&volume, size).await,
         VolumeCommand::Verify(args) => verify(&args).await,
+        VolumeCommand::Clone(args) => snapshot::clone(&args).await,
+        VolumeCommand::Snapshot(command) => snapshot::run(command).await,
         VolumeCommand::Delete(args) => {
             let request = api::DeleteVolumeRequest { id: args.id.clone() };
             connect(&args.common)
@@ -433,6 +442,10 @@ fn show(common: &CommonArgs, volume: &api::Volume) -> Result<()> {
         ]);
     }
     say_part!("{}", columns(&rows));
+    if !volume.snapshots.is_empty() {
+        say!();
+        say_part!("{}", snapshot::table(&volume.snapshots));
+    }
     Ok(())
 }
 
@@ -469,6 +482,7 @@ fn value(volume: &api::Volume) -> Value {
         "attachedHere": volume.attached_here,
         "devicePath": volume.device_path,
         "replicas": replicas.collect::<Vec<_>>(),
+        "snapshots": volume.snapshots.iter().map(snapshot::value).collect::<Vec<_>>(),
     })
 }
 

@@ -10,6 +10,7 @@ use crate::clock;
 use crate::core::types::Nanos;
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// Rounds that a helper works for others before it leaves the rest to the own thread.
 const HELP_ROUNDS: usize = 4;
@@ -94,8 +95,9 @@ impl<I> Inbox<I> {
         }
     }
 
-    /// Waits, as the own thread, for inputs, a nudge, or `until`.
-    pub fn wait(&self, until: Option<Nanos>) {
+    /// Waits, as the own thread, for inputs, a nudge, or `until`. Whether there is something to do other than that the
+    /// time has come; a nudge is used up by it.
+    pub fn wait(&self, until: Option<Nanos>) -> bool {
         let mut state = self.state.lock();
         while state.inputs.is_empty() && !state.nudged && !state.closed {
             state.asleep = Some(until.unwrap_or(Nanos::MAX));
@@ -109,7 +111,22 @@ impl<I> Inbox<I> {
             }
         }
         state.asleep = None;
-        state.nudged = false;
+        // One that came right when the time did counts, too.
+        let nudged = std::mem::take(&mut state.nudged);
+        nudged || state.closed || !state.inputs.is_empty()
+    }
+
+    /// Waits, as the own thread, for work or until `wake`; gives memory back once nothing has come for `idle`.
+    pub fn rest(&self, wake: Option<Nanos>, idle: Duration) {
+        if wake.is_none() {
+            self.was_busy();
+            let idle_at = clock::now() + idle.as_nanos() as u64;
+            if self.wait(Some(idle_at)) || self.was_busy() {
+                return;
+            }
+            crate::memory::idle();
+        }
+        self.wait(wake);
     }
 
     /// Takes up to `max` inputs, as the own thread, which must hold the machine: a helper would overtake it otherwise.
@@ -142,7 +159,7 @@ impl<I> Inbox<I> {
     }
 
     /// Whether anything came since the last call.
-    pub fn was_busy(&self) -> bool {
+    fn was_busy(&self) -> bool {
         std::mem::take(&mut self.state.lock().busy)
     }
 
@@ -203,7 +220,6 @@ mod tests {
     use super::*;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
-    use std::time::Duration;
 
     /// Adds up what comes; helped turns and own turns alike.
     struct Sum {
@@ -316,10 +332,17 @@ mod tests {
         std::thread::sleep(Duration::from_millis(20));
         inbox.wake_by(clock::now() + 1_000_000);
         assert!(sleeper.join().unwrap() < 5_000_000_000);
-        // A nudge that comes before the sleep counts.
+        // A nudge that comes before the sleep counts, also if there is no time left to sleep.
         inbox.nudge();
-        inbox.wait(None);
+        assert!(inbox.wait(None));
+        inbox.nudge();
+        assert!(inbox.wait(Some(0)));
+        assert!(!inbox.wait(Some(0)), "and counts once");
+        // Whoever rests does not give up because of the time when there was a reason.
+        inbox.nudge();
+        inbox.rest(None, Duration::ZERO);
         inbox.close();
+        assert!(inbox.wait(Some(0)), "being closed is a reason");
         assert!(inbox.put(()).is_err() && inbox.post(()).is_err());
     }
 }

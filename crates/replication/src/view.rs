@@ -1,6 +1,6 @@
 //! Volumes as they look from the inventories of several stores: what `hikube volume list` and `hikube status` show.
 
-use crate::net::control::{Inventory, ReplicaInfo, Tombstone, VolumeSpec};
+use crate::net::control::{Inventory, ReplicaInfo, SnapshotReport, Tombstone, VolumeSpec};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
@@ -39,6 +39,8 @@ pub struct VolumeView {
     pub used_bytes: u64,
     /// In the order of the configuration.
     pub replicas: Vec<ReplicaView>,
+    /// Snapshots as the complete replica with the longest log has them, oldest first.
+    pub snapshots: Vec<SnapshotReport>,
     /// Replicas that were seen.
     pub seen: usize,
 }
@@ -146,6 +148,11 @@ fn view(spec: VolumeSpec, replicas: &BTreeMap<String, ReplicaInfo>) -> VolumeVie
         engine_connected: newest.is_some_and(|r| r.engine_connected),
         used_bytes: replicas.values().map(|r| r.used_bytes).max().unwrap_or(0),
         replicas: members,
+        snapshots: replicas
+            .values()
+            .filter(|r| r.state == "complete")
+            .max_by_key(|r| r.durable_seq)
+            .map_or_else(Vec::new, |r| r.snapshots.clone()),
         seen: replicas.len(),
         spec,
     }

@@ -139,6 +139,8 @@ async fn transmit<S: AsyncRead + AsyncWrite + Unpin>(
     };
     let receiving = async {
         let result = receiver.run().await;
+        // However it ended: what was submitted happens.
+        receiver.start();
         // What was begun is answered, if the client still listens.
         flight.finish();
         match result {
@@ -205,10 +207,7 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
             let request = Request::parse(&header)?;
             let judged = request::judge(&request, &self.session, self.device.size_bytes());
             let weight = match judged {
-                Ok(Command::Disconnect) => {
-                    self.start();
-                    return Ok(());
-                }
+                Ok(Command::Disconnect) => return Ok(()),
                 Ok(Command::Read { .. } | Command::Write { .. }) => u64::from(request.len),
                 _ => 0,
             };

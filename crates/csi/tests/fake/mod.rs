@@ -234,6 +234,27 @@ impl Engine for FakeEngine {
         Err(Status::unimplemented("not needed by the driver"))
     }
 
+    async fn clone_volume(
+        &self,
+        _: Request<CloneVolumeRequest>,
+    ) -> Result<Response<CloneVolumeResponse>, Status> {
+        Err(Status::unimplemented("not needed by the driver"))
+    }
+
+    async fn create_snapshot(
+        &self,
+        _: Request<CreateSnapshotRequest>,
+    ) -> Result<Response<CreateSnapshotResponse>, Status> {
+        Err(Status::unimplemented("not needed by the driver"))
+    }
+
+    async fn delete_snapshot(
+        &self,
+        _: Request<DeleteSnapshotRequest>,
+    ) -> Result<Response<DeleteSnapshotResponse>, Status> {
+        Err(Status::unimplemented("not needed by the driver"))
+    }
+
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let volumes = self.volumes.lock().unwrap();
         let stores = REGIONS.iter().map(|region| Store {

@@ -51,6 +51,15 @@ impl Engine for Fake {
     async fn verify_volume(&self, _: Request<VerifyVolumeRequest>) -> Answer<VerifyVolumeResponse> {
         unused()
     }
+    async fn clone_volume(&self, _: Request<CloneVolumeRequest>) -> Answer<CloneVolumeResponse> {
+        unused()
+    }
+    async fn create_snapshot(&self, _: Request<CreateSnapshotRequest>) -> Answer<CreateSnapshotResponse> {
+        unused()
+    }
+    async fn delete_snapshot(&self, _: Request<DeleteSnapshotRequest>) -> Answer<DeleteSnapshotResponse> {
+        unused()
+    }
     async fn status(&self, _: Request<StatusRequest>) -> Answer<StatusResponse> {
         unused()
     }

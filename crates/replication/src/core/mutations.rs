@@ -35,6 +35,10 @@ pub struct Mutations {
     pub r15_complete_unsynced: bool,
     /// R16: compare positions without their histories.
     pub r16_seqs_alone: bool,
+    /// Snapshots: overwrite before what is kept is synced.
+    pub snap_keep_unsynced: bool,
+    /// Snapshots: a learner is complete without the layers.
+    pub snap_copy_no_layers: bool,
 }
 
 impl Mutations {
@@ -58,6 +62,8 @@ impl Mutations {
             "R14" => &mut m.r14_no_lease,
             "R15" => &mut m.r15_complete_unsynced,
             "R16" => &mut m.r16_seqs_alone,
+            "keep-unsynced" => &mut m.snap_keep_unsynced,
+            "copy-no-layers" => &mut m.snap_copy_no_layers,
             _ => return None,
         };
         *flag = true;

@@ -47,6 +47,22 @@ impl Epoch {
     };
 }
 
+/// Longest name of a snapshot, bytes: a DNS label.
+pub const MAX_SNAPSHOT_NAME: usize = 63;
+/// Most snapshots of a volume at a time; each makes reads of older ones a little slower.
+pub const MAX_SNAPSHOTS: usize = 32;
+
+/// A snapshot: the volume as it was at one place of its log.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SnapshotInfo {
+    /// Name, unique in the volume.
+    pub name: String,
+    /// Seq of its record; what came before is in it.
+    pub seq: Seq,
+    /// Blocks of the volume then.
+    pub blocks: u64,
+}
+
 /// One member of a volume's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {

@@ -15,7 +15,7 @@ use std::time::Duration;
 /// How long an attach waits for a majority of promises.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the last flush of a detach, or an expansion, may take.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the goodbye to the stores may take; without it they only learn later that the volume is free.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Limit of a verification. It reads every replica from end to end.
@@ -58,6 +58,12 @@ impl Node {
         super::expose::check_key(&spec, wanted)?;
         let open = self.open(spec)?;
         let epoch = self.opened(&open.volume).await?;
+        if super::clone::unfinished(&open.volume).await {
+            goodbye(open).await;
+            return Err(Error::State(format!(
+                "volume {id:?} is a clone that was not finished: clone it again, or delete it"
+            )));
+        }
         let exposed = Exposed::make(self, &open.volume, wanted, self.mount_point(id)).await?;
         let attached = Arc::new(Attached {
             volume: open.volume.clone(),
@@ -76,7 +82,7 @@ impl Node {
     }
 
     /// The configuration of a volume, as soon as a majority of its members has answered.
-    async fn configuration(&self, id: &str) -> Result<VolumeSpec, Error> {
+    pub(super) async fn configuration(&self, id: &str) -> Result<VolumeSpec, Error> {
         let decided = |inventories: &[crate::net::control::Inventory]| {
             let found = view::volumes(inventories);
             // A deletion that a majority knows of is in every majority.
@@ -219,7 +225,7 @@ impl Node {
     }
 
     /// Opens a volume without a device, for an operation on it. Refused while another node has it.
-    async fn open_briefly(self: &Arc<Self>, id: &str) -> Result<OpenVolume, Error> {
+    pub(super) async fn open_briefly(self: &Arc<Self>, id: &str) -> Result<OpenVolume, Error> {
         let view = self.get(id).await?;
         if view.engine_connected && !view.node.is_empty() {
             return Err(Error::State(format!(

@@ -3,7 +3,8 @@
 use super::node::{Attached, Node};
 use super::quorum::QuorumState;
 use crate::core::engine::{EngineStatus, MemberState};
-use crate::net::control::{MemberReport, VolumeSpec};
+use crate::core::types::{BLOCK, SnapshotInfo};
+use crate::net::control::{MemberReport, SnapshotReport, VolumeSpec};
 use crate::view::VolumeView;
 use protos::engine as api;
 
@@ -30,6 +31,16 @@ pub fn reports(spec: &VolumeSpec, status: &EngineStatus) -> Vec<MemberReport> {
         .collect()
 }
 
+/// A snapshot as a store sees it.
+fn snapshot(report: &SnapshotReport) -> api::Snapshot {
+    api::Snapshot {
+        name: report.name.clone(),
+        seq: report.seq,
+        size_bytes: report.size_bytes,
+        used_bytes: report.used_bytes,
+    }
+}
+
 /// A volume as the stores see it.
 pub fn volume(view: &VolumeView) -> api::Volume {
     api::Volume {
@@ -53,6 +64,7 @@ pub fn volume(view: &VolumeView) -> api::Volume {
             })
             .collect(),
         used_bytes: view.used_bytes,
+        snapshots: view.snapshots.iter().map(snapshot).collect(),
     }
 }
 
@@ -65,6 +77,15 @@ pub async fn add_attached(volume: &mut api::Volume, attached: &Attached) {
     volume.device_path = attached.device.clone();
     volume.size_bytes = status.size_bytes;
     volume.epoch = status.epoch.counter;
+    // The engine knows at once; the stores know what each of them takes.
+    let told = std::mem::take(&mut volume.snapshots);
+    let known = |s: &SnapshotInfo| api::Snapshot {
+        name: s.name.clone(),
+        seq: s.seq,
+        size_bytes: s.blocks * BLOCK as u64,
+        used_bytes: told.iter().find(|t| t.seq == s.seq).map_or(0, |t| t.used_bytes),
+    };
+    volume.snapshots = status.snapshots.iter().map(known).collect();
     for (member, known) in attached.volume.spec.members.iter().zip(&status.members) {
         if let Some(replica) = volume.replicas.iter_mut().find(|r| r.region == member.region) {
             replica.state = state_name(known.state).into();

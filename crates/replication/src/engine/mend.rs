@@ -126,6 +126,7 @@ mod tests {
             durable_seq: received_seq,
             size_bytes: 1 << 20,
             used_bytes: 0,
+            snapshots: Vec::new(),
             members: Vec::new(),
         }
     }

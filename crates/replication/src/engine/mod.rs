@@ -8,6 +8,7 @@
 //!   attached; [`describe`]: answers of the API.
 
 pub mod attach;
+mod clone;
 pub mod create;
 pub mod crypt;
 pub mod describe;
@@ -20,6 +21,7 @@ pub mod node;
 pub mod placement;
 pub mod quorum;
 pub mod service;
+mod snapshots;
 pub mod volume;
 mod worker;
 

@@ -129,6 +129,7 @@ mod tests {
             durable_seq: 0,
             size_bytes: 1 << 20,
             used_bytes: 0,
+            snapshots: Vec::new(),
             members: Vec::new(),
         });
         Inventory {

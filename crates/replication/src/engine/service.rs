@@ -3,6 +3,7 @@
 use super::create::Wanted;
 use super::node::{Error, Node};
 use super::{crypt, describe};
+use crate::core::types::BLOCK;
 use futures::Stream;
 use futures::stream;
 use protos::engine as api;
@@ -204,6 +205,49 @@ impl Engine for Service {
                 .map(|(member, sum)| (region(member).to_owned(), format!("{sum:016x}")))
                 .collect(),
         }))
+    }
+
+    async fn create_snapshot(
+        &self,
+        request: Request<api::CreateSnapshotRequest>,
+    ) -> Result<Response<api::CreateSnapshotResponse>, Status> {
+        let request = request.into_inner();
+        let node = self.node.clone();
+        let taken = detached(async move { node.snapshot(&request.id, &request.name).await }).await?;
+        let snapshot = api::Snapshot {
+            name: taken.name,
+            seq: taken.seq,
+            size_bytes: taken.blocks * BLOCK as u64,
+            used_bytes: 0,
+        };
+        Ok(Response::new(api::CreateSnapshotResponse {
+            snapshot: Some(snapshot),
+        }))
+    }
+
+    async fn clone_volume(
+        &self,
+        request: Request<api::CloneVolumeRequest>,
+    ) -> Result<Response<api::CloneVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let (node, new) = (self.node.clone(), request.new_id.clone());
+        detached(async move {
+            node.clone_volume(&request.id, &request.snapshot, &request.new_id)
+                .await
+        })
+        .await?;
+        let volume = Some(self.describe(&new).await?);
+        Ok(Response::new(api::CloneVolumeResponse { volume }))
+    }
+
+    async fn delete_snapshot(
+        &self,
+        request: Request<api::DeleteSnapshotRequest>,
+    ) -> Result<Response<api::DeleteSnapshotResponse>, Status> {
+        let request = request.into_inner();
+        let node = self.node.clone();
+        detached(async move { node.drop_snapshot(&request.id, &request.name).await }).await?;
+        Ok(Response::new(api::DeleteSnapshotResponse {}))
     }
 
     async fn status(

@@ -56,6 +56,8 @@ pub enum Reply {
     Empty(Done<()>),
     /// To an operator.
     Operator(oneshot::Sender<Result<(), OpError>>),
+    /// To somebody who copies, with data.
+    Copier(oneshot::Sender<Result<Bytes, OpError>>),
 }
 
 impl Reply {
@@ -67,6 +69,9 @@ impl Reply {
             Reply::Operator(sender) => {
                 let _ = sender.send(result.map(drop));
             }
+            Reply::Copier(sender) => {
+                let _ = sender.send(result);
+            }
         }
     }
 }
@@ -74,7 +79,12 @@ impl Reply {
 fn errno(error: OpError) -> i32 {
     match error {
         OpError::OutOfRange => libc::ENOSPC,
-        OpError::Deposed | OpError::Damaged | OpError::Closed | OpError::NotComplete => libc::EIO,
+        OpError::Deposed
+        | OpError::Damaged
+        | OpError::Closed
+        | OpError::NotComplete
+        | OpError::TooManySnapshots
+        | OpError::NoSnapshot => libc::EIO,
     }
 }
 
@@ -166,6 +176,13 @@ impl Volume {
     pub async fn submit(&self, op: Op) -> Result<(), OpError> {
         let (sender, receiver) = oneshot::channel();
         self.shared.post(Input::Submit(op, Reply::Operator(sender)));
+        receiver.await.unwrap_or(Err(OpError::Closed))
+    }
+
+    /// Submits a read of somebody who copies. The caller bounds the wait.
+    pub async fn fetch(&self, op: Op) -> Result<Bytes, OpError> {
+        let (sender, receiver) = oneshot::channel();
+        self.shared.post(Input::Submit(op, Reply::Copier(sender)));
         receiver.await.unwrap_or(Err(OpError::Closed))
     }
 

@@ -103,7 +103,7 @@ impl Shared {
                 break;
             }
             if self.inbox.is_empty() {
-                MutexGuard::unlocked(&mut worker, || self.rest(wake));
+                MutexGuard::unlocked(&mut worker, || self.inbox.rest(wake, IDLE));
             }
         }
         // Late submitters find the inbox closed.
@@ -111,20 +111,6 @@ impl Shared {
         worker.end();
         drop(worker);
         left.into_iter().for_each(refuse);
-    }
-
-    /// Waits for work; gives memory back once nothing has come for a while.
-    fn rest(&self, wake: Option<Nanos>) {
-        if wake.is_none() {
-            self.inbox.was_busy();
-            let idle_at = clock::now() + IDLE.as_nanos() as u64;
-            self.inbox.wait(Some(idle_at));
-            if clock::now() < idle_at || self.inbox.was_busy() {
-                return;
-            }
-            crate::memory::idle();
-        }
-        self.inbox.wait(wake);
     }
 }
 
@@ -174,7 +160,7 @@ impl Machine for Worker {
 
 fn op_bytes(op: &Op) -> u64 {
     match op {
-        Op::Read { len, .. } => u64::from(*len),
+        Op::Read { len, .. } | Op::ReadSnapshot { len, .. } => u64::from(*len),
         Op::Write { data, .. } => data.len() as u64,
         _ => 0,
     }

@@ -119,9 +119,25 @@ pub struct ReplicaInfo {
     pub size_bytes: u64,
     /// Allocated bytes.
     pub used_bytes: u64,
+    /// Snapshots, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<SnapshotReport>,
     /// Newest word of the engine about all members, when there is one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<MemberReport>,
+}
+
+/// A snapshot as a replica has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotReport {
+    /// Name.
+    pub name: String,
+    /// Position in the log.
+    pub seq: u64,
+    /// Size of the volume then, bytes.
+    pub size_bytes: u64,
+    /// Kept for it beyond the volume, bytes.
+    pub used_bytes: u64,
 }
 
 /// What an engine knows about a member of a volume that it has open.

@@ -170,8 +170,9 @@ mod tests {
                 messages,
                 ..ours.clone()
             };
+            let wrong = if protocol == PROTOCOL { messages } else { protocol };
             let error = theirs.check_version().unwrap_err().to_string();
-            assert!(error.contains(&format!("{}", protocol.max(messages))), "{error}");
+            assert!(error.contains(&format!("version {wrong}")), "{error}");
             assert!(error.contains("only"), "{error}");
         }
     }

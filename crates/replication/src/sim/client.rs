@@ -1,6 +1,7 @@
 //! The client: random requests to whatever engines say that they are open, each checked by the model.
 
 use super::model::{CELL, Model};
+use super::snaps::SnapKind;
 use super::world::{Event, World};
 use crate::core::engine::{EngineEvent, Op, OpError};
 use crate::core::types::{BLOCK, MILLI, Nanos};
@@ -18,6 +19,7 @@ enum Kind {
     Flush { tags: Vec<u64> },
     Expand { cells: u64 },
     Verify,
+    Snap(SnapKind),
 }
 
 /// Requests in flight for each engine.
@@ -42,6 +44,7 @@ impl World {
         for _ in 0..burst {
             self.submit_one(engine);
         }
+        self.snap(engine);
     }
 
     fn span(&mut self) -> (u64, u64) {
@@ -131,6 +134,10 @@ impl World {
         self.next_request
     }
 
+    pub(super) fn submit_snap(&mut self, engine: usize, op: Op, kind: SnapKind) {
+        self.submit_op(engine, op, Kind::Snap(kind));
+    }
+
     fn submit_op(&mut self, engine: usize, op: Op, kind: Kind) {
         self.next_request += 1;
         let request = self.next_request;
@@ -157,6 +164,7 @@ impl World {
             self.submit_op(engine, op, Kind::Read { cell });
             cell += count;
         }
+        self.read_snaps();
     }
 
     /// Compares the replicas through the newest engine; the result goes to `verified`.
@@ -191,6 +199,7 @@ impl World {
             (_, Err(OpError::Deposed | OpError::Closed)) => {}
             // It does not know that its successor has grown the volume.
             (_, Err(OpError::OutOfRange)) if number < self.newest => {}
+            (Kind::Snap(kind), result) => self.snap_completed(pending.began, number, kind, result)?,
             (Kind::Read { cell }, Ok(data)) => {
                 self.out.reads += 1;
                 self.model

@@ -11,6 +11,7 @@ mod faults;
 pub mod model;
 mod network;
 mod rows;
+mod snaps;
 mod world;
 
 use crate::core::mutations::Mutations;
@@ -37,6 +38,8 @@ pub struct Outcome {
     pub reads: u64,
     /// Writes that were acknowledged.
     pub writes: u64,
+    /// Snapshots that were acknowledged.
+    pub snapshots: u64,
     /// Epochs opened.
     pub epochs: u64,
     /// Faults injected.

@@ -45,6 +45,7 @@ struct Cell {
 }
 
 /// The model of one volume.
+#[derive(Clone)]
 pub struct Model {
     /// By tag - 1.
     writes: Vec<Write>,

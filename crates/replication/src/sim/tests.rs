@@ -76,6 +76,17 @@ fn each_rule_is_needed() {
     }
 }
 
+/// What snapshots rest on, likewise; and they are taken at all.
+#[test]
+fn snapshots_are_taken_and_their_rules_are_needed() {
+    let taken: u64 = (0..8)
+        .map(|seed| run_seed(seed, Options::default()).map_or(0, |o| o.snapshots))
+        .sum();
+    assert!(taken > 20, "only {taken} snapshots in 8 runs");
+    noticed("keep-unsynced", 150);
+    noticed("copy-no-layers", 60);
+}
+
 /// These take longer to show.
 #[test]
 fn the_rules_that_take_longer_to_miss_are_needed_too() {

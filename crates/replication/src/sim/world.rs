@@ -140,6 +140,7 @@ pub struct World {
     pub(super) beheaded: Option<usize>,
     pub(super) row: super::rows::Row,
     pub(super) backlog: Option<usize>,
+    pub(super) snaps: Option<super::snaps::Snaps>,
 }
 
 impl World {
@@ -178,6 +179,7 @@ impl World {
                 events: 0,
                 reads: 0,
                 writes: 0,
+                snapshots: 0,
                 epochs: 0,
                 faults: 0,
             },
@@ -187,6 +189,7 @@ impl World {
             backup: None,
             beheaded: None,
             backlog: None,
+            snaps: super::snaps::Snaps::of(seed, combo),
             row: super::rows::Row::default(),
         };
         for i in 0..MEMBERS {
@@ -410,6 +413,9 @@ impl World {
                         self.engines[engine].rank = epoch.counter as u32;
                         self.newest = self.newest.max(epoch.counter as u32);
                         self.at(self.now, Event::Client { engine });
+                        if let Err(e) = self.check_snaps(engine) {
+                            self.error.get_or_insert(e);
+                        }
                         self.combo_opened();
                     }
                 }

@@ -12,7 +12,10 @@ use super::host::Host;
 use super::superblock::{self, sync_dir};
 use crate::core::mutations::Mutations;
 use crate::core::replica::{FormatAs, Replica, ReplicaSettings, ReplicaState, ReplicaStatus};
-use crate::net::control::{Inventory, MemberReport, ReplicaInfo, Response, StoreInfo, Tombstone, VolumeSpec};
+use crate::core::types::{BLOCK, SnapshotInfo};
+use crate::net::control::{
+    Inventory, MemberReport, ReplicaInfo, Response, SnapshotReport, StoreInfo, Tombstone, VolumeSpec,
+};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -377,6 +380,7 @@ async fn describe(entry: &Entry) -> ReplicaInfo {
         durable_seq: 0,
         size_bytes: spec.size_bytes,
         used_bytes: 0,
+        snapshots: Vec::new(),
         members: Vec::new(),
         spec,
     };
@@ -409,6 +413,13 @@ fn fill(info: &mut ReplicaInfo, status: &ReplicaStatus) {
     info.durable_seq = status.durable_seq;
     info.size_bytes = status.size_bytes;
     info.used_bytes = status.used_bytes;
+    let report = |(snapshot, used_bytes): &(SnapshotInfo, u64)| SnapshotReport {
+        name: snapshot.name.clone(),
+        seq: snapshot.seq,
+        size_bytes: snapshot.blocks * BLOCK as u64,
+        used_bytes: *used_bytes,
+    };
+    info.snapshots = status.snapshots.iter().map(report).collect();
 }
 
 fn read_tombstones(dir: &Path) -> Result<Vec<Tombstone>, superblock::Error> {

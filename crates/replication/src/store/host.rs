@@ -282,23 +282,9 @@ impl Shared {
                 return end;
             }
             if self.inbox.is_empty() {
-                MutexGuard::unlocked(worker, || self.rest(wake));
+                MutexGuard::unlocked(worker, || self.inbox.rest(wake, IDLE));
             }
         }
-    }
-
-    /// Waits for work; gives memory back once nothing has come for a while.
-    fn rest(&self, wake: Option<Nanos>) {
-        if wake.is_none() {
-            self.inbox.was_busy();
-            let idle_at = clock::now() + IDLE.as_nanos() as u64;
-            self.inbox.wait(Some(idle_at));
-            if clock::now() < idle_at || self.inbox.was_busy() {
-                return;
-            }
-            crate::memory::idle();
-        }
-        self.inbox.wait(wake);
     }
 
     /// A replica that cannot be used refuses its sessions and says why.

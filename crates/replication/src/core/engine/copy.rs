@@ -4,7 +4,7 @@
 use super::Engine;
 use super::join::SLOW_SOURCE;
 use super::peer::Stage;
-use crate::core::types::{MILLI, Nanos, Seq};
+use crate::core::types::{MILLI, Nanos, Seq, SnapshotInfo};
 use crate::core::wire::{BlockEntry, Message};
 use bytes::Bytes;
 
@@ -35,6 +35,16 @@ pub(super) struct CopyTask {
     writing: u32,
     not_before: Nanos,
     done_sent: bool,
+    layers: Layers,
+}
+
+/// The second part of a copy: what members keep for snapshots. The source must have applied whatever the learner may
+/// have applied before its copy of the volume was whole, because only the source knows what that overwrote.
+#[derive(Default)]
+struct Layers {
+    /// Set when the volume is copied: the snapshots of then, newest last. That one is copied first: when a snapshot is
+    /// dropped meanwhile, what an older one needs of it is in what the source has for the older one.
+    left: Option<Vec<SnapshotInfo>>,
 }
 
 impl CopyTask {
@@ -48,6 +58,7 @@ impl CopyTask {
             writing: 0,
             not_before: 0,
             done_sent: false,
+            layers: Layers::default(),
         }
     }
 
@@ -67,6 +78,29 @@ impl CopyTask {
 
     fn end(&self) -> u64 {
         self.pieces.last().map_or(0, |p| p.0)
+    }
+
+    /// The snapshot whose layer is being copied; 0: the volume.
+    fn snapshot(&self) -> Seq {
+        let left = self.layers.left.as_ref();
+        left.and_then(|l| l.last()).map_or(0, |s| s.seq)
+    }
+
+    /// The volume or a layer is whole: the next layer, if there is one.
+    fn next_layer(&mut self, snapshots: &[SnapshotInfo], durable: Seq) {
+        match &mut self.layers.left {
+            None => {
+                self.need = self.need.max(durable);
+                self.layers.left = Some(snapshots.to_vec());
+            }
+            Some(left) => {
+                left.pop();
+            }
+        }
+        if let Some(next) = self.layers.left.as_ref().and_then(|l| l.last()) {
+            self.pieces = vec![(next.blocks, 0)];
+            self.position = 0;
+        }
     }
 
     pub fn deadline(&self) -> Option<Nanos> {
@@ -105,8 +139,22 @@ impl Engine {
         let Some(copy) = &mut self.peers[member].copy else {
             return;
         };
+        if copy.position >= copy.end() && copy.writing == 0 && live {
+            let none = self.settings.mutations.snap_copy_no_layers;
+            // Not one more: what is not durable yet the learner takes itself, from a volume that is whole by then.
+            let snapshots = if none {
+                Vec::new()
+            } else {
+                self.snapshots.up_to(durable)
+            };
+            copy.next_layer(&snapshots, durable);
+        }
+        if copy.snapshot() > 0 && received < copy.need {
+            return;
+        }
         if copy.position >= copy.end() {
-            if copy.writing == 0 && live && received >= copy.need && !copy.done_sent {
+            let layered = copy.layers.left.as_ref().is_some_and(Vec::is_empty);
+            if layered && copy.writing == 0 && live && received >= copy.need && !copy.done_sent {
                 copy.done_sent = true;
                 let (epoch, end) = (self.epoch, copy.need);
                 self.ask(member);
@@ -121,6 +169,7 @@ impl Engine {
         let piece = copy.pieces.iter().find(|p| p.0 > copy.position);
         let Some(&(to, have)) = piece else { return };
         let (from, applied) = (copy.position, copy.need);
+        let snapshot = copy.snapshot();
         self.next_request = request;
         copy.reading = Some((request, source));
         copy.asked_at = self.now;
@@ -139,6 +188,7 @@ impl Engine {
                 to,
                 have,
                 applied,
+                snapshot,
             },
         );
     }
@@ -177,7 +227,13 @@ impl Engine {
         copy.position = next;
         copy.need = copy.need.max(applied);
         copy.writing += 1;
+        let told = copy.snapshot();
+        if self.peers[member].told_commit < told {
+            // It takes a snapshot only once it knows that its record is durable.
+            self.append(member, Vec::new());
+        }
         let (epoch, cursor, write) = (self.epoch, next, request);
+        let snapshot = told;
         self.ask(member);
         self.send(
             member,
@@ -185,6 +241,7 @@ impl Engine {
                 epoch,
                 request: write,
                 cursor,
+                snapshot,
                 blocks,
                 data,
             },

@@ -125,6 +125,7 @@ impl Engine {
             commit: self.stream.durable,
             copy_from: copy,
             blocks: self.blocks,
+            snapshots: copy.map_or_else(Vec::new, |from| self.snapshots.up_to(from)),
         };
         self.send(member, message);
     }

@@ -12,6 +12,7 @@ mod peer;
 mod raise;
 mod reads;
 mod requests;
+mod snapshots;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -20,11 +21,12 @@ mod verify;
 use super::checksum;
 use super::mutations::Mutations;
 use super::rng::Rng;
-use super::types::{BLOCK, Class, Epoch, MILLI, Member, Nanos, Seq};
+use super::types::{BLOCK, Class, Epoch, MILLI, Member, Nanos, Seq, SnapshotInfo};
 use super::wire::{Message, PeerMemory};
 use bytes::Bytes;
 use peer::{Peer, Stage};
 use std::collections::{BTreeMap, VecDeque};
+pub use verify::VerifyReport;
 
 /// What an engine is told at its start.
 #[derive(Clone, Debug)]
@@ -122,7 +124,27 @@ pub enum Op {
         /// New size; not above the present one is a no-op.
         size_bytes: u64,
     },
-    /// Compares all members at one position of the log, [`Engine::verify_report`] has the result. Fails with
+    /// Keeps the volume as it is under a name; completes when durable in a quorum. What completed before is in it, what
+    /// is submitted after it completed is not. A name that there is already is a no-op.
+    Snapshot {
+        /// Name.
+        name: String,
+    },
+    /// Forgets a snapshot; completes when durable in a quorum. A name that there is not is a no-op.
+    DropSnapshot {
+        /// Name.
+        name: String,
+    },
+    /// Reads exactly `len` bytes of a snapshot.
+    ReadSnapshot {
+        /// Seq of the snapshot, see [`EngineStatus::snapshots`].
+        snapshot: Seq,
+        /// Where.
+        offset: u64,
+        /// How much.
+        len: u32,
+    },
+    /// Compares all members at one position of the log, with their snapshots; [`Engine::verify_report`] has the result. Fails with
     /// [`OpError::NotComplete`] when a member is not complete.
     Verify,
     /// Flushes, tells the members that the engine leaves, and completes; the engine takes nothing after it.
@@ -144,6 +166,12 @@ pub enum OpError {
     /// The engine was closed.
     #[error("the engine is closed")]
     Closed,
+    /// There are [`super::types::MAX_SNAPSHOTS`] already.
+    #[error("the volume has too many snapshots")]
+    TooManySnapshots,
+    /// There is no such snapshot.
+    #[error("there is no such snapshot")]
+    NoSnapshot,
     /// Verify needs every member complete.
     #[error("not every replica is complete")]
     NotComplete,
@@ -239,19 +267,8 @@ pub struct EngineStatus {
     pub durable_seq: Seq,
     /// As [`EngineSettings::members`].
     pub members: Vec<MemberStatus>,
-}
-
-/// Result of [`Op::Verify`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct VerifyReport {
-    /// All members hold the same bytes.
-    pub equal: bool,
-    /// Bytes compared, in each member.
-    pub compared_bytes: u64,
-    /// (member, offset, what): at most 100.
-    pub differences: Vec<(usize, u64, String)>,
-    /// Checksum of the whole volume, per member.
-    pub checksums: Vec<u64>,
+    /// Snapshots that are durable in a quorum, oldest first.
+    pub snapshots: Vec<SnapshotInfo>,
 }
 
 /// What the epoch begins with.
@@ -300,6 +317,7 @@ pub struct Engine {
     peers: Vec<Peer>,
     /// Blocks of the volume.
     blocks: u64,
+    snapshots: snapshots::Snapshots,
     stream: stream::Stream,
     requests: requests::Requests,
     reads: reads::Reads,
@@ -330,6 +348,7 @@ impl Engine {
             raise: raise::Raise::default(),
             peers: settings.members.iter().map(|_| Peer::default()).collect(),
             blocks: settings.size_bytes.div_ceil(BLOCK as u64),
+            snapshots: snapshots::Snapshots::default(),
             stream: stream::Stream::default(),
             requests: requests::Requests::default(),
             reads: reads::Reads::default(),
@@ -560,6 +579,7 @@ impl Engine {
             committed_seq: self.stream.committed,
             durable_seq: self.stream.durable,
             members: members.collect(),
+            snapshots: self.snapshots.list().to_vec(),
         }
     }
 

@@ -263,9 +263,11 @@ impl Engine {
         let mut history = best.history.clone();
         history.push(self.epoch, best.end + 1);
         let (recovery, blocks) = (best.end, best.blocks);
+        let snapshots = best.snapshots.clone();
         // An engine that opens again has the rest of its stream in memory.
         if self.exposed.is_none() {
             self.blocks = blocks;
+            self.snapshots.restart(snapshots);
         }
         if self.exposed.is_none() || mutations.r12_forget_undecided {
             self.stream.restart(recovery, flushed);

@@ -49,6 +49,8 @@ struct Task {
     owner: Owner,
     block: u64,
     count: u32,
+    /// Of the snapshot with that seq; 0: of the volume.
+    snapshot: Seq,
     min_seq: Seq,
     got: Vec<Option<Got>>,
     bad: Vec<(usize, BlockEntry)>,
@@ -83,7 +85,7 @@ impl Reads {
 }
 
 impl Engine {
-    pub(super) fn start_read(&mut self, request: u64, offset: u64, len: u32) {
+    pub(super) fn start_read(&mut self, request: u64, offset: u64, len: u32, snapshot: Seq) {
         let first = offset / BLOCK as u64;
         let end = (offset + u64::from(len)).div_ceil(BLOCK as u64);
         let step = u64::from(MAX_RECORD_BLOCKS);
@@ -95,16 +97,25 @@ impl Engine {
             parts: (0..parts).map(|_| None).collect(),
         };
         self.reads.wholes.insert(request, whole);
-        let min_seq = self.stream.committed;
+        let min_seq = if snapshot > 0 {
+            snapshot
+        } else {
+            self.stream.committed
+        };
         for i in 0..parts {
             let block = first + i * step;
             let count = step.min(end - block) as u32;
-            self.read_blocks(Owner::Request(request, i as usize), block, count, min_seq);
+            let owner = Owner::Request(request, i as usize);
+            self.read_of(owner, block, count, min_seq, snapshot);
         }
     }
 
-    /// Reads whole blocks for `owner`.
+    /// Reads whole blocks of the volume for `owner`.
     pub(super) fn read_blocks(&mut self, owner: Owner, block: u64, count: u32, min_seq: Seq) {
+        self.read_of(owner, block, count, min_seq, 0);
+    }
+
+    fn read_of(&mut self, owner: Owner, block: u64, count: u32, min_seq: Seq, snapshot: Seq) {
         let id = self.request_id();
         let tried = if let Owner::Repair(member, _) = owner {
             vec![member]
@@ -115,6 +126,7 @@ impl Engine {
             owner,
             block,
             count,
+            snapshot,
             min_seq,
             got: (0..count).map(|_| None).collect(),
             bad: Vec::new(),
@@ -211,6 +223,7 @@ impl Engine {
         task.pending.push((member, request));
         let applied_only = matches!(task.owner, Owner::Repair(..));
         let (block, count, min_seq) = (task.block, task.count, task.min_seq);
+        let snapshot = task.snapshot;
         self.reads.wire.insert(request, id);
         let epoch = self.epoch;
         self.ask(member);
@@ -223,6 +236,7 @@ impl Engine {
                 count,
                 min_seq,
                 applied_only,
+                snapshot,
             },
         );
     }
@@ -234,6 +248,11 @@ impl Engine {
             return;
         };
         task.rounds += 1;
+        let snapshot = task.snapshot;
+        if snapshot > 0 && !self.snapshots.list().iter().any(|s| s.seq == snapshot) {
+            // It was dropped meanwhile.
+            return self.finish(id, Err(OpError::NoSnapshot));
+        }
         if let Owner::Repair(member, _) = task.owner {
             // The sources may have to apply first; a repair that does not come to pass is found again.
             if task.rounds > REPAIR_ROUNDS {
@@ -375,7 +394,8 @@ impl Engine {
         for (_, request) in &task.pending {
             self.reads.wire.remove(request);
         }
-        if result.is_ok() {
+        // What a snapshot keeps is not repaired in place.
+        if result.is_ok() && task.snapshot == 0 {
             for (member, seen) in &task.bad {
                 self.start_repair(*member, *seen);
             }

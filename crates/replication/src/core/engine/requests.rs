@@ -96,7 +96,9 @@ impl Engine {
             Phase::Closed => self.complete(request, Err(OpError::Closed)),
             _ if self.requests.closing.is_some() => self.complete(request, Err(OpError::Closed)),
             // These wait for no write that has not completed.
-            Phase::Open if matches!(op, Op::Read { .. } | Op::Flush) => self.start(request, op),
+            Phase::Open if matches!(op, Op::Read { .. } | Op::ReadSnapshot { .. } | Op::Flush) => {
+                self.start(request, op)
+            }
             _ => self.requests.queue.push_back((request, op)),
         }
     }
@@ -144,12 +146,19 @@ impl Engine {
             }
         }
         match op {
-            Op::Read { offset, len } => self.start_read(request, offset, len),
+            Op::Read { offset, len } => self.start_read(request, offset, len, 0),
+            Op::Snapshot { name } => self.take_snapshot(request, name),
+            Op::DropSnapshot { name } => self.drop_snapshot(request, &name),
+            Op::ReadSnapshot {
+                snapshot,
+                offset,
+                len,
+            } => self.read_snapshot(request, snapshot, offset, len),
             Op::Flush => self.start_flush(request),
             Op::Write { .. } | Op::Zero { .. } => self.start_change(request, op),
             Op::Expand { size_bytes } => {
                 let blocks = size_bytes.div_ceil(BLOCK_BYTES);
-                let grown = self.requests.growing.back().map_or(self.blocks, |g| g.1);
+                let grown = self.size_at_end();
                 if blocks <= grown && self.requests.growing.is_empty() {
                     return self.complete(request, Ok(Bytes::new()));
                 }
@@ -162,7 +171,11 @@ impl Engine {
                 if let Some(old) = self.verify.take() {
                     self.complete(old.request, Err(OpError::NotComplete));
                 }
-                self.verify = Some(verify::Verify::new(request, self.peers.len()));
+                self.verify = Some(verify::Verify::new(
+                    request,
+                    self.peers.len(),
+                    self.snapshots.list(),
+                ));
             }
             Op::Close => {
                 self.requests.closing = Some(request);
@@ -171,7 +184,12 @@ impl Engine {
         }
     }
 
-    fn wait_durable(&mut self, seq: Seq, request: u64) {
+    /// Blocks once everything in the stream is durable.
+    pub(super) fn size_at_end(&self) -> u64 {
+        self.requests.growing.back().map_or(self.blocks, |g| g.1)
+    }
+
+    pub(super) fn wait_durable(&mut self, seq: Seq, request: u64) {
         if seq <= self.stream.durable {
             return self.complete(request, Ok(Bytes::new()));
         }
@@ -344,6 +362,7 @@ impl Engine {
             self.requests.growing.pop_front();
             self.blocks = self.blocks.max(blocks);
         }
+        self.snapshots.advance(self.stream.durable);
         while let Some((&(seq, request), ())) = self.requests.durable.first_key_value() {
             if seq > self.stream.durable {
                 break;

@@ -2,9 +2,9 @@
 //! the stream; writes are held back until every member has been sent the same records, then all are asked at once.
 
 use super::peer::Stage;
-use super::{Engine, MemberState, OpError, Phase, VerifyReport};
+use super::{Engine, MemberState, OpError, Phase};
 use crate::core::checksum;
-use crate::core::types::{BLOCK, Seq};
+use crate::core::types::{BLOCK, Seq, SnapshotInfo};
 use crate::core::wire::{BlockEntry, Message};
 use bytes::Bytes;
 
@@ -15,10 +15,27 @@ const DIGEST_BLOCKS: u64 = 16;
 /// Differences reported.
 const MAX_DIFFERENCES: usize = 100;
 
+/// Result of [`super::Op::Verify`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// All members hold the same bytes.
+    pub equal: bool,
+    /// Bytes compared, in each member.
+    pub compared_bytes: u64,
+    /// (member, offset, what): at most 100.
+    pub differences: Vec<(usize, u64, String)>,
+    /// Checksum of the whole volume, per member.
+    pub checksums: Vec<u64>,
+}
+
 /// A comparison under way.
 pub(super) struct Verify {
     pub request: u64,
     next: u64,
+    /// Snapshots to compare after the volume, oldest last.
+    snapshots: Vec<SnapshotInfo>,
+    /// The one that is being compared.
+    snapshot: Option<SnapshotInfo>,
     /// Wire request of the present chunk for each member; 0: not asked.
     asked: Vec<u64>,
     answers: Vec<Option<(Seq, Vec<u64>)>>,
@@ -27,10 +44,12 @@ pub(super) struct Verify {
 }
 
 impl Verify {
-    pub fn new(request: u64, members: usize) -> Verify {
+    pub fn new(request: u64, members: usize, snapshots: &[SnapshotInfo]) -> Verify {
         Verify {
             request,
             next: 0,
+            snapshots: snapshots.iter().rev().cloned().collect(),
+            snapshot: None,
             asked: vec![0; members],
             answers: vec![None; members],
             sums: vec![Vec::new(); members],
@@ -52,7 +71,7 @@ impl Engine {
     pub(super) fn verify_holds(&self) -> bool {
         self.verify
             .as_ref()
-            .is_some_and(|v| !v.asking() && v.next < self.blocks)
+            .is_some_and(|v| !v.asking() && v.snapshot.is_none() && v.next < self.blocks)
     }
 
     pub(super) fn verify_lost(&mut self) {
@@ -82,9 +101,17 @@ impl Engine {
         if verify.asking() || !level {
             return;
         }
-        let (block, blocks) = (verify.next, self.blocks);
-        if block >= blocks {
-            return self.verify_done();
+        let blocks = verify.snapshot.as_ref().map_or(self.blocks, |s| s.blocks);
+        if verify.next >= blocks {
+            return self.verify_next();
+        }
+        let block = verify.next;
+        let snapshot = verify.snapshot.as_ref().map_or(0, |s| s.seq);
+        // A member takes a snapshot only once it knows that its record is durable.
+        for member in 0..self.peers.len() {
+            if self.peers[member].told_commit < snapshot {
+                self.append(member, Vec::new());
+            }
         }
         let count = CHUNK.min(blocks - block) as u32;
         for member in 0..self.peers.len() {
@@ -101,6 +128,7 @@ impl Engine {
                     request,
                     block,
                     count,
+                    snapshot,
                 },
             );
         }
@@ -131,7 +159,8 @@ impl Engine {
             verify.report.equal = false;
         }
         verify.answers[member] = Some((at, digests));
-        for entry in bad {
+        let of_volume = verify.snapshot.is_none();
+        for entry in bad.iter().filter(|_| of_volume) {
             self.start_repair(member, *entry);
         }
         self.compare();
@@ -143,11 +172,24 @@ impl Engine {
         if answers.len() < verify.answers.len() {
             return;
         }
+        if let Some(snapshot) = &verify.snapshot
+            && answers.iter().any(|(at, _)| *at == 0)
+            && self.snapshots.is_going(snapshot.seq)
+        {
+            // It is being dropped: some members know already.
+            verify.next = u64::MAX;
+            verify.asked.fill(0);
+            verify.answers.fill(None);
+            return;
+        }
         let (at, reference) = &answers[0];
         for (member, (other_at, digests)) in answers.iter().enumerate().skip(1) {
             if other_at != at {
                 verify.report.equal = false;
-                let what = format!("answered at record {other_at} instead of {at}");
+                let what = match &verify.snapshot {
+                    Some(snapshot) => format!("has no snapshot {}", snapshot.name),
+                    None => format!("answered at record {other_at} instead of {at}"),
+                };
                 verify
                     .report
                     .differences
@@ -159,7 +201,11 @@ impl Engine {
                     verify.report.equal = false;
                     let offset = (verify.next + i as u64 * DIGEST_BLOCKS) * BLOCK as u64;
                     if verify.report.differences.len() < MAX_DIFFERENCES {
-                        let what = "64 KiB differ from the first replica".to_owned();
+                        let of = verify
+                            .snapshot
+                            .as_ref()
+                            .map(|s| format!(" of snapshot {}", s.name));
+                        let what = format!("64 KiB{} differ from the first replica", of.unwrap_or_default());
                         verify.report.differences.push((member, offset, what));
                     }
                 }
@@ -174,11 +220,26 @@ impl Engine {
             sum.clear();
             sum.extend_from_slice(&folded.to_le_bytes());
         }
-        let count = CHUNK.min(self.blocks.saturating_sub(verify.next));
+        let blocks = verify.snapshot.as_ref().map_or(self.blocks, |s| s.blocks);
+        let count = CHUNK.min(blocks.saturating_sub(verify.next));
         verify.report.compared_bytes += count * BLOCK as u64;
         verify.next += CHUNK;
         verify.asked.fill(0);
         verify.answers.fill(None);
+    }
+
+    /// The volume or a snapshot is compared: the next one, which may have been dropped since, or the end.
+    fn verify_next(&mut self) {
+        let there = self.snapshots.list();
+        let Some(verify) = &mut self.verify else { return };
+        while let Some(next) = verify.snapshots.pop() {
+            if there.contains(&next) {
+                verify.snapshot = Some(next);
+                verify.next = 0;
+                return self.advance_verify();
+            }
+        }
+        self.verify_done();
     }
 
     fn verify_done(&mut self) {

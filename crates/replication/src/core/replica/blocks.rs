@@ -18,6 +18,8 @@ const ENTRY: usize = 16;
 const FLAG_DATA: u32 = 1;
 /// Flag of a block that was zeroed.
 const FLAG_ZERO: u32 = 2;
+/// Flag, in a layer, of a block that had never been written.
+const FLAG_ABSENT: u32 = 4;
 
 /// What is known of one block in place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +47,15 @@ impl Entry {
             version,
             crc: checksum::zeroes(volume, block, version),
             flags: FLAG_ZERO,
+        }
+    }
+
+    /// In a layer: the block had never been written.
+    pub fn absent(volume: u64, block: u64) -> Entry {
+        Entry {
+            version: 0,
+            crc: checksum::zeroes(volume, block, Seq::MAX),
+            flags: FLAG_ABSENT,
         }
     }
 
@@ -90,9 +101,14 @@ pub struct Blocks {
 impl Blocks {
     /// Makes the files, empty; the caller syncs the directory.
     pub fn create(disk: &dyn Disk, blocks: u64) -> io::Result<Blocks> {
+        Self::create_as(disk, DATA, META, blocks)
+    }
+
+    /// The same under other names.
+    pub fn create_as(disk: &dyn Disk, data: &str, meta: &str, blocks: u64) -> io::Result<Blocks> {
         let b = Blocks {
-            data: disk.create(DATA)?,
-            meta: disk.create(META)?,
+            data: disk.create(data)?,
+            meta: disk.create(meta)?,
         };
         b.resize(blocks)?;
         b.sync()?;
@@ -101,9 +117,14 @@ impl Blocks {
 
     /// Opens the files.
     pub fn open(disk: &dyn Disk) -> io::Result<Blocks> {
+        Self::open_as(disk, DATA, META)
+    }
+
+    /// The same under other names.
+    pub fn open_as(disk: &dyn Disk, data: &str, meta: &str) -> io::Result<Blocks> {
         Ok(Blocks {
-            data: disk.open(DATA)?,
-            meta: disk.open(META)?,
+            data: disk.open(data)?,
+            meta: disk.open(meta)?,
         })
     }
 

@@ -3,7 +3,7 @@
 
 use super::index::HeldKind;
 use super::{Fault, Outcome, Replica};
-use crate::core::types::Seq;
+use crate::core::types::{MAX_SNAPSHOT_NAME, Seq};
 use crate::core::wire::{Body, Message, Record};
 
 /// Largest volume, blocks: 1 PiB.
@@ -24,11 +24,17 @@ impl Replica {
                 keep,
                 copy_from,
                 blocks,
+                snapshots,
                 ..
             } => {
                 let from = copy_from.unwrap_or(*keep);
                 if from < *keep || from > MAX_SEQ {
                     return Err(Fault::Protocol("a stream that begins nowhere"));
+                }
+                let after =
+                    |s: &crate::core::types::SnapshotInfo| s.seq == 0 || s.seq > from || s.blocks > *blocks;
+                if snapshots.iter().any(after) || !snapshots.is_sorted_by(|a, b| a.seq < b.seq) {
+                    return Err(Fault::Protocol("a snapshot that cannot be"));
                 }
                 range(*blocks, 0)
             }
@@ -64,6 +70,10 @@ impl Replica {
                 Body::Resize { blocks } if *blocks > MAX_BLOCKS => {
                     return Err(Fault::Protocol("a volume beyond the largest"));
                 }
+                Body::Snapshot { name } if name.is_empty() || name.len() > MAX_SNAPSHOT_NAME => {
+                    return Err(Fault::Protocol("a snapshot without a name"));
+                }
+                Body::Snapshot { .. } | Body::DropSnapshot { .. } => continue,
                 Body::Resize { blocks } => {
                     size = size.max(*blocks);
                     continue;

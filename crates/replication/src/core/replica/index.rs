@@ -39,6 +39,16 @@ pub enum HeldKind {
         /// Blocks.
         blocks: u64,
     },
+    /// The volume as it is here is kept.
+    Snapshot {
+        /// Name.
+        name: String,
+    },
+    /// A snapshot goes.
+    DropSnapshot {
+        /// Seq of its record.
+        snapshot: Seq,
+    },
 }
 
 /// Part of a record that is still the newest for its blocks.
@@ -203,6 +213,18 @@ impl Index {
             .chain(self.map.range(start..end))
             .map(|(from, part)| piece(*from, part))
             .collect()
+    }
+
+    /// The first range at or after `from` that has something, at most `max` blocks of it.
+    pub fn range_from(&self, from: u64, max: u64) -> Option<(u64, u64)> {
+        let before = self
+            .map
+            .range(..=from)
+            .next_back()
+            .filter(|(_, part)| part.end > from);
+        let (start, part) = before.or_else(|| self.map.range(from..).next())?;
+        let start = (*start).max(from);
+        Some((start, part.end.min(start + max)))
     }
 
     /// Takes the lowest piece, at most `max` blocks of it.

@@ -157,7 +157,7 @@ impl Journal {
         parts.push(&bytes);
         parts.extend(records.iter().filter_map(|r| match &r.body {
             Body::Write { data, .. } => Some(&data[..]),
-            Body::Zero { .. } | Body::Resize { .. } => None,
+            _ => None,
         }));
         slot.file.pwritev(&parts, slot.used)?;
         slot.dirty = true;
@@ -408,6 +408,8 @@ impl Journal {
                 discard: *discard,
             },
             HeldKind::Resize { blocks } => Body::Resize { blocks: *blocks },
+            HeldKind::Snapshot { name } => Body::Snapshot { name: name.clone() },
+            HeldKind::DropSnapshot { snapshot } => Body::DropSnapshot { snapshot: *snapshot },
         };
         Ok(Record { seq: held.seq, body })
     }

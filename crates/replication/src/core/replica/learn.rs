@@ -3,25 +3,48 @@
 use super::blocks::Entry;
 use super::{During, Fault, Outcome, Replica, ReplicaAction};
 use crate::core::checksum;
-use crate::core::types::{BLOCK, Seq};
+use crate::core::types::{BLOCK, Nanos, Seq};
 use crate::core::wire::{BlockEntry, BlockKind, Message};
 use bytes::Bytes;
 
 /// Copied blocks in one such stretch share the reading and writing of their entries: two pages of them.
 const SPAN_BLOCKS: u64 = 512;
 
+/// Where copied blocks belong, see [`Message::CopyWrite`].
+struct Place {
+    cursor: u64,
+    snapshot: Seq,
+}
+
 impl Replica {
-    /// Copied blocks come from applied state of the source, so they never contain what could still be dropped.
-    /// Where the stream has brought something newer already, it stays.
-    pub(super) fn copy_write(
+    /// [`Message::CopyWrite`].
+    pub(super) fn copied(
         &mut self,
+        now: Nanos,
         session: u64,
-        request: u64,
-        cursor: u64,
-        blocks: &[BlockEntry],
-        data: &Bytes,
+        message: Message,
         out: &mut Vec<ReplicaAction>,
     ) -> Outcome {
+        let Message::CopyWrite {
+            request,
+            cursor,
+            snapshot,
+            blocks,
+            data,
+            ..
+        } = message
+        else {
+            return Err(Fault::Protocol("no copied blocks"));
+        };
+        self.copy_write(now, &Place { cursor, snapshot }, &blocks, &data)?;
+        let message = Message::CopyWritten { request };
+        out.push(ReplicaAction::Send { session, message });
+        Ok(())
+    }
+
+    /// Copied blocks come from applied state of the source, so they never contain what could still be dropped.
+    /// Where the stream has brought something newer already, it stays.
+    fn copy_write(&mut self, now: Nanos, place: &Place, blocks: &[BlockEntry], data: &Bytes) -> Outcome {
         if self.state.copy.is_none() {
             return Err(Fault::Protocol("a copy for a replica that is no learner"));
         }
@@ -41,14 +64,22 @@ impl Replica {
         if !blocks.is_sorted_by(|a, b| a.block < b.block) {
             return Err(Fault::Protocol("copied blocks out of order"));
         }
-        for near in copied.chunk_by(|a, b| a.0.block / SPAN_BLOCKS == b.0.block / SPAN_BLOCKS) {
-            self.write_copies(near)?;
+        if place.snapshot > 0 && self.layer_of(place.snapshot).is_none() {
+            // Perhaps its record is not stable here yet.
+            self.journal.sync_all().during("syncing the journal")?;
+            self.promote(now)?;
         }
-        self.cursor = self.cursor.max(cursor);
-        out.push(ReplicaAction::Send {
-            session,
-            message: Message::CopyWritten { request },
-        });
+        for near in copied.chunk_by(|a, b| a.0.block / SPAN_BLOCKS == b.0.block / SPAN_BLOCKS) {
+            match (place.snapshot, self.layer_of(place.snapshot)) {
+                (0, _) => self.write_copies(near)?,
+                (_, Some(layer)) => self.write_layer(layer, near)?,
+                // It was dropped here, which the source does not know yet.
+                (dropped, None) => self.write_older(dropped, near)?,
+            }
+        }
+        if place.snapshot == 0 {
+            self.cursor = self.cursor.max(place.cursor);
+        }
         Ok(())
     }
 
@@ -124,6 +155,7 @@ impl Replica {
             }
             if !self.settings.mutations.r15_complete_unsynced {
                 self.blocks.sync().during("syncing the blocks")?;
+                self.layers.sync().during("syncing the layers")?;
                 self.journal.sync_all().during("syncing the journal")?;
             }
             self.state.copy = None;

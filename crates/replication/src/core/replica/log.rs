@@ -5,7 +5,7 @@ use super::index::{Held, HeldKind, Index};
 use super::state::CopyState;
 use super::{During, Fault, Outcome, Replica, ReplicaAction};
 use crate::core::checksum;
-use crate::core::types::{BLOCK, Epoch, History, Nanos, Seq};
+use crate::core::types::{BLOCK, Epoch, History, Nanos, Seq, SnapshotInfo};
 use crate::core::wire::{Body, Message, PeerMemory, Promise, Record};
 use std::sync::Arc;
 
@@ -25,6 +25,7 @@ pub(super) struct Cut {
     pub commit: Seq,
     pub copy_from: Option<Seq>,
     pub blocks: u64,
+    pub snapshots: Vec<SnapshotInfo>,
 }
 
 impl Replica {
@@ -84,6 +85,7 @@ impl Replica {
             lease: lease.saturating_sub(now),
             blocks: resize.unwrap_or(self.state.blocks),
             peers: self.state.peers.clone(),
+            snapshots: self.snapshots_at_end(),
         };
         out.push(ReplicaAction::Send {
             session,
@@ -153,6 +155,8 @@ impl Replica {
             self.apply_all()?;
             self.blocks.sync().during("syncing the blocks")?;
         }
+        // Perhaps an earlier copy of everything was interrupted: what layers have may be of another log.
+        let anew = pieces.iter().any(|(_, have)| *have == 0);
         // A crash from here on finds a learner that has at least these pieces.
         self.state.copy = Some(CopyState {
             pieces,
@@ -180,8 +184,13 @@ impl Replica {
         self.applied_synced = from;
         self.state.history = cut.history.clone();
         self.adopted = self.state.history.last_epoch() == self.state.promised;
+        let gone = self.replace_layers(&cut.snapshots, anew)?;
         self.cut_journal(from, true)?;
-        self.persist()
+        self.persist()?;
+        for name in gone {
+            self.disk.remove(&name).during("removing a layer")?;
+        }
+        Ok(())
     }
 
     pub(super) fn cut_journal(&mut self, keep: Seq, jump: bool) -> Outcome {
@@ -345,6 +354,11 @@ impl Replica {
                 self.blocks.resize(blocks).during("growing the blocks")?;
                 self.state.blocks = blocks;
                 self.persist()?;
+            }
+            match &held.kind {
+                HeldKind::Snapshot { name } => self.take_snapshot(name, held.seq)?,
+                HeldKind::DropSnapshot { snapshot } => self.drop_snapshot(*snapshot)?,
+                _ => {}
             }
             self.stable = held.seq;
             self.stable_index.insert(&held);

@@ -3,12 +3,14 @@
 //! Files: `state` (promise, history, what is lacking), `journal.N` (the log's newest stretch), `data` and `meta` (the
 //! blocks in place). A record travels: received into the page cache of the journal (`recent`), synced; once it is
 //! durable here and in a quorum it is `stable` and may be applied in place (R8); a sweep applies all stable pieces in
-//! the order of blocks, syncs both files, and only then may the journal's segments be used again (R9).
+//! the order of blocks, syncs both files, and only then may the journal's segments be used again (R9). What a snapshot
+//! needs of what is overwritten goes to `snap.N.data` and `snap.N.meta` first ([`layers`]).
 
 mod blocks;
 mod bounds;
 mod index;
 mod journal;
+mod layers;
 mod learn;
 mod log;
 mod recover;
@@ -21,7 +23,7 @@ mod sync;
 mod writeback;
 
 use super::disk::{Disk, DiskFile};
-use super::types::{Epoch, MILLI, Nanos, ReplicaId, Seq, VolumeMeta};
+use super::types::{Epoch, MILLI, Nanos, ReplicaId, Seq, SnapshotInfo, VolumeMeta};
 use super::wire::Message;
 use blocks::Blocks;
 use index::{Held, Index};
@@ -116,8 +118,10 @@ pub struct ReplicaStatus {
     pub durable_seq: Seq,
     /// Size of the volume now.
     pub size_bytes: u64,
-    /// Allocated bytes of data.
+    /// Allocated bytes of data, with what snapshots keep.
     pub used_bytes: u64,
+    /// Snapshots, and the bytes that are kept for each alone.
+    pub snapshots: Vec<(SnapshotInfo, u64)>,
     /// Session of the engine that was heard last, if it is still connected.
     pub engine_session: Option<u64>,
 }
@@ -181,6 +185,7 @@ pub struct Replica {
     seed: u64,
     journal: Journal,
     blocks: Blocks,
+    layers: layers::Layers,
     /// Records after `stable`, ascending.
     recent: VecDeque<Arc<Held>>,
     recent_index: Index,
@@ -320,9 +325,11 @@ impl Replica {
                 commit,
                 copy_from,
                 blocks,
+                snapshots,
                 ..
             } => {
                 let cut = log::Cut {
+                    snapshots,
                     keep,
                     history,
                     commit,
@@ -337,13 +344,7 @@ impl Replica {
                 self.session = None;
                 Ok(())
             }
-            Message::CopyWrite {
-                request,
-                cursor,
-                blocks,
-                data,
-                ..
-            } => self.copy_write(session, request, cursor, &blocks, &data, out),
+            m @ Message::CopyWrite { .. } => self.copied(now, session, m, out),
             Message::CopyDone { end, .. } => self.copy_done(session, end, out),
             Message::Repair { seen, good, data, .. } => self.repair(&seen, &good, &data),
             m => self.serve(now, session, m, out),
@@ -405,14 +406,21 @@ impl Replica {
             (None, false, Some(_)) => ReplicaState::CatchingUp,
             (None, false, None) => ReplicaState::Complete,
         };
+        let kept = |store: &layers::Store| store.blocks.data.allocated().unwrap_or(0);
+        let layers = self.state.layers.iter().zip(&self.layers.stores);
+        let live = layers.filter(|(layer, _)| !layer.dropped);
         ReplicaStatus {
+            snapshots: live
+                .map(|(layer, store)| (layer.info.clone(), kept(store)))
+                .collect(),
             id: self.state.meta.id,
             state,
             promised: self.state.promised,
             received_seq: self.journal.end,
             durable_seq: self.journal.durable,
             size_bytes: self.state.blocks * super::types::BLOCK as u64,
-            used_bytes: self.blocks.data.allocated().unwrap_or(0),
+            used_bytes: self.blocks.data.allocated().unwrap_or(0)
+                + self.layers.stores.iter().map(kept).sum::<u64>(),
             engine_session: self.session,
         }
     }

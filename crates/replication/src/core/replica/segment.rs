@@ -5,12 +5,13 @@
 //! written (R10). The checksum of a batch covers its header and records' headers, and these carry the checksum of
 //! every block.
 //!
-//! Format history: 1, the first release.
+//! Format history: 1, the first release. Records of snapshots came with version 2 of the replica's state, which keeps
+//! builds that do not know them away.
 
 use super::index::{Held, HeldKind};
 use super::state::Fields;
 use crate::core::checksum;
-use crate::core::types::{BLOCK, Seq};
+use crate::core::types::{BLOCK, MAX_SNAPSHOT_NAME, Seq};
 use crate::core::wire::{Body, MAX_RECORD_BLOCKS, Record};
 use bytes::BufMut;
 
@@ -211,9 +212,19 @@ impl BatchHead {
                 }
                 2 | 3 => HeldKind::Zero { discard: kind == 3 },
                 4 => HeldKind::Resize { blocks: block },
+                5 => {
+                    if count > MAX_SNAPSHOT_NAME as u64 {
+                        return None;
+                    }
+                    let name = (0..count).map(|_| r.u8()).collect::<Option<Vec<u8>>>()?;
+                    HeldKind::Snapshot {
+                        name: String::from_utf8(name).ok()?,
+                    }
+                }
+                6 => HeldKind::DropSnapshot { snapshot: block },
                 _ => return None,
             };
-            let (block, count) = if kind == 4 { (0, 0) } else { (block, count) };
+            let (block, count) = if kind >= 4 { (0, 0) } else { (block, count) };
             records.push(Held {
                 seq: self.first + i,
                 block,
@@ -247,6 +258,17 @@ fn put_record(b: &mut Vec<u8>, record: &Record) {
         Body::Resize { blocks } => {
             b.put_u8(4);
             b.put_u64_le(*blocks);
+            b.put_u64_le(0);
+        }
+        Body::Snapshot { name } => {
+            b.put_u8(5);
+            b.put_u64_le(0);
+            b.put_u64_le(name.len() as u64);
+            b.put_slice(name.as_bytes());
+        }
+        Body::DropSnapshot { snapshot } => {
+            b.put_u8(6);
+            b.put_u64_le(*snapshot);
             b.put_u64_le(0);
         }
     }

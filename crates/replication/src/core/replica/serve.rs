@@ -3,6 +3,7 @@
 use super::blocks::Entry;
 use super::index::{Held, HeldKind};
 use super::journal::Fetched;
+use super::layers::Kept;
 use super::{During, Fault, Outcome, Replica, ReplicaAction};
 use crate::core::checksum;
 use crate::core::types::{BLOCK, Nanos, Seq};
@@ -24,6 +25,10 @@ pub const MAX_DIGEST: u32 = 1024;
 enum Source {
     Place(Entry),
     Journal(Arc<Held>),
+    /// In the layer of a snapshot.
+    Layer(usize, Entry),
+    /// Kept nowhere although it should be.
+    Lost(Entry),
 }
 
 /// Blocks as they go into an answer.
@@ -48,6 +53,7 @@ impl Replica {
                 count,
                 min_seq,
                 applied_only,
+                snapshot: 0,
                 ..
             } => {
                 let ready = self.adopted
@@ -61,6 +67,16 @@ impl Replica {
                     self.want_applied = self.want_applied.max(min_seq);
                 }
                 self.read(request, block, count, ready, applied_only)?
+            }
+            Message::Read {
+                request,
+                block,
+                count,
+                snapshot,
+                ..
+            } => {
+                let layer = self.layer_of(snapshot).filter(|_| self.adopted && !learner);
+                self.read_snapshot(request, block, count, layer)?
             }
             Message::FetchLog {
                 request, from, to, ..
@@ -85,21 +101,34 @@ impl Replica {
                 to,
                 have,
                 applied,
+                snapshot,
                 ..
             } => {
                 self.want_applied = self.want_applied.max(applied);
                 let ready = !learner && self.applied >= applied;
-                self.copy_read(request, from, if ready { to } else { from }, have)?
+                let to = if ready { to } else { from };
+                if snapshot == 0 {
+                    self.copy_read(request, from, to, have)?
+                } else {
+                    self.copy_layer(request, from, to, self.layer_of(snapshot))?
+                }
             }
             Message::Digest {
                 request,
                 block,
                 count,
+                snapshot,
                 ..
-            } => self.digest(request, block, count)?,
+            } => {
+                if snapshot > 0 && self.layer_of(snapshot).is_none() {
+                    // Perhaps its record is not stable here yet.
+                    self.journal.sync_all().during("syncing the journal")?;
+                    self.promote(now)?;
+                }
+                self.digest(request, block, count, snapshot)?
+            }
             _ => return Err(Fault::Protocol("a message that only replicas send")),
         };
-        let _ = now;
         out.push(ReplicaAction::Send { session, message });
         Ok(())
     }
@@ -125,6 +154,77 @@ impl Replica {
         Ok(Message::ReadReply {
             request,
             ready,
+            blocks: c.blocks,
+            data: Bytes::from(c.data),
+        })
+    }
+
+    /// Blocks of a snapshot.
+    fn read_snapshot(
+        &mut self,
+        request: u64,
+        block: u64,
+        count: u32,
+        layer: Option<usize>,
+    ) -> Result<Message, Fault> {
+        let count = u64::from(count.min(MAX_RECORD_BLOCKS));
+        let Some(layer) = layer.filter(|l| block.saturating_add(count) <= self.state.layers[*l].info.blocks)
+        else {
+            return self.read(request, block, 0, false, false);
+        };
+        let c = self.compose_snapshot(layer, block, count)?;
+        Ok(Message::ReadReply {
+            request,
+            ready: true,
+            blocks: c.blocks,
+            data: Bytes::from(c.data),
+        })
+    }
+
+    fn compose_snapshot(&self, layer: usize, block: u64, count: u64) -> Result<Composed, Fault> {
+        let source = |kept| match kept {
+            Kept::Layer(at, entry) => Source::Layer(at, entry),
+            Kept::Place(entry) => Source::Place(entry),
+            Kept::Lost(entry) => Source::Lost(entry),
+        };
+        let sources: Vec<Source> = self.kept(layer, block, count)?.into_iter().map(source).collect();
+        let mut c = Composed {
+            blocks: Vec::with_capacity(count as usize),
+            data: Vec::new(),
+        };
+        self.compose_sources(block, &sources, &mut c)?;
+        Ok(c)
+    }
+
+    /// What the layer of a snapshot has, for a learner; one that was dropped has nothing.
+    fn copy_layer(&self, request: u64, from: u64, to: u64, layer: Option<usize>) -> Result<Message, Fault> {
+        let mut next = from;
+        let mut c = Composed {
+            blocks: Vec::new(),
+            data: Vec::new(),
+        };
+        let end = layer.map_or(from, |l| to.min(self.state.layers[l].info.blocks));
+        while let Some(layer) = layer
+            && next < end
+            && next - from < COPY_SCAN
+            && c.data.len() < ANSWER_BYTES
+        {
+            let count = (end - next).min(u64::from(MAX_RECORD_BLOCKS));
+            let found = self.layer_blocks(layer, next, count)?;
+            for (block, found) in (next..).zip(found) {
+                if let Some((at, entry)) = found {
+                    self.compose_sources(block, &[Source::Layer(at, entry)], &mut c)?;
+                }
+            }
+            next += count;
+        }
+        if next >= end {
+            next = to;
+        }
+        Ok(Message::CopyData {
+            request,
+            next,
+            applied: self.applied,
             blocks: c.blocks,
             data: Bytes::from(c.data),
         })
@@ -166,6 +266,7 @@ impl Replica {
             let same = |s: &Source| match (s, &sources[i]) {
                 (Source::Place(a), Source::Place(b)) => a.is_data() && b.is_data(),
                 (Source::Journal(a), Source::Journal(b)) => a.seq == b.seq,
+                (Source::Layer(i, a), Source::Layer(j, b)) => i == j && a.is_data() && b.is_data(),
                 _ => false,
             };
             let run = 1 + sources[i + 1..].iter().take_while(|s| same(s)).count();
@@ -182,6 +283,11 @@ impl Replica {
                 c.data.resize(from + run.len() * BLOCK, 0);
                 self.blocks.read(block, &mut c.data[from..]).is_ok()
             }
+            Source::Layer(at, entry) if entry.is_data() => {
+                c.data.resize(from + run.len() * BLOCK, 0);
+                let store = &self.layers.stores[*at].blocks;
+                store.read(block, &mut c.data[from..]).is_ok()
+            }
             Source::Journal(held) if matches!(held.kind, HeldKind::Data { .. }) => {
                 c.data.resize(from + run.len() * BLOCK, 0);
                 self.journal.read(held, block, &mut c.data[from..]).is_ok()
@@ -192,9 +298,14 @@ impl Replica {
         for (i, source) in run.iter().enumerate() {
             let at = block + i as u64;
             let (version, crc, kind) = match source {
-                Source::Place(e) if e.is_sound_zero(self.seed, at) => (e.version, e.crc, BlockKind::Zero),
-                Source::Place(e) if e.is_data() => (e.version, e.crc, BlockKind::Data),
-                Source::Place(e) => (e.version, e.crc, BlockKind::Bad),
+                Source::Layer(_, e) if *e == Entry::absent(self.seed, at) => (0, 0, BlockKind::Zero),
+                Source::Place(e) | Source::Layer(_, e) if e.is_sound_zero(self.seed, at) => {
+                    (e.version, e.crc, BlockKind::Zero)
+                }
+                Source::Place(e) | Source::Layer(_, e) if e.is_data() => (e.version, e.crc, BlockKind::Data),
+                Source::Place(e) | Source::Layer(_, e) | Source::Lost(e) => {
+                    (e.version, e.crc, BlockKind::Bad)
+                }
                 Source::Journal(held) => match &held.kind {
                     HeldKind::Data { crcs, .. } => {
                         (held.seq, crcs[(at - held.block) as usize], BlockKind::Data)
@@ -242,7 +353,7 @@ impl Replica {
                 sums.zip(crcs)
                     .all(|((i, b), crc)| checksum::block(self.seed, block + i as u64, r.seq, b) == *crc)
             }
-            Body::Zero { .. } | Body::Resize { .. } => true,
+            _ => true,
         };
         let whole = records.iter().take_while(|r| good(r)).count();
         records.truncate(whole);
@@ -287,7 +398,17 @@ impl Replica {
         })
     }
 
-    fn digest(&self, request: u64, block: u64, count: u32) -> Result<Message, Fault> {
+    fn digest(&self, request: u64, block: u64, count: u32, snapshot: Seq) -> Result<Message, Fault> {
+        let layer = self.layer_of(snapshot);
+        let known = layer.map(|l| self.state.layers[l].info.blocks);
+        if snapshot > 0 && known.is_none_or(|blocks| block.saturating_add(u64::from(count)) > blocks) {
+            return Ok(Message::DigestReply {
+                request,
+                at: 0,
+                digests: Vec::new(),
+                bad: Vec::new(),
+            });
+        }
         let end = (block + u64::from(count.min(MAX_DIGEST))).max(block);
         let mut digests = Vec::new();
         let mut bad = Vec::new();
@@ -295,7 +416,10 @@ impl Replica {
         let mut at = block;
         while at < end {
             let n = DIGEST_BLOCKS.min(end - at);
-            let c = self.compose(at, n, false)?;
+            let c = match layer {
+                Some(layer) => self.compose_snapshot(layer, at, n)?,
+                None => self.compose(at, n, false)?,
+            };
             let mut content = zeroes[..n as usize * BLOCK].to_vec();
             let mut from = 0;
             for (i, b) in c.blocks.iter().enumerate() {
@@ -311,7 +435,7 @@ impl Replica {
         }
         Ok(Message::DigestReply {
             request,
-            at: self.journal.end,
+            at: if snapshot > 0 { snapshot } else { self.journal.end },
             digests,
             bad,
         })

@@ -3,6 +3,7 @@
 use super::blocks::Blocks;
 use super::index::Index;
 use super::journal::Journal;
+use super::layers::Layers;
 use super::recover::{Known, recover};
 use super::state::{CopyState, State};
 use super::{Fault, FormatAs, LEASE_GRANT, Replica, ReplicaError, ReplicaSettings, segment, sync};
@@ -69,6 +70,7 @@ impl Replica {
             starts: 0,
             commit: 0,
             peers: Vec::new(),
+            layers: Vec::new(),
         };
         // The state comes last: a directory without it was never formatted.
         disk.sync_dir().map_err(io_error("syncing the directory"))?;
@@ -92,6 +94,7 @@ impl Replica {
         };
         let found = recover(&*disk, seed, &known, rng).map_err(io_error("reading the journal"))?;
         let blocks = Blocks::open(&*disk).map_err(io_error("opening the files of blocks"))?;
+        let layers = Layers::open(&*disk, &state).map_err(io_error("opening the layers of snapshots"))?;
         if !state.clean && state.boot_id != settings.boot_id {
             state.lossy = true;
         }
@@ -136,6 +139,7 @@ impl Replica {
             full: false,
             journal: found.journal,
             blocks,
+            layers,
             disk,
             settings,
             state,
@@ -180,6 +184,7 @@ impl Replica {
         }
         self.journal.sync_all().map_err(io_error("syncing the journal"))?;
         self.blocks.sync().map_err(io_error("syncing the blocks"))?;
+        self.layers.sync().map_err(io_error("syncing the layers"))?;
         self.state.clean = true;
         self.persist()?;
         self.failed = Some("stopped".to_owned());

@@ -2,12 +2,12 @@
 //! file, each with a checksum, written one after the other: a crash leaves at least one whole, and rot of one copy
 //! does not bring an old promise back.
 //!
-//! Format history: 1, the first release.
+//! Format history: 1, the first release; 2, layers of snapshots at the end. Version 1 is read as having none.
 
 use super::ReplicaError;
 use crate::core::checksum;
 use crate::core::disk::{Disk, DiskFile};
-use crate::core::types::{Class, Epoch, History, Member, ReplicaId, Seq, VolumeMeta};
+use crate::core::types::{Class, Epoch, History, Member, ReplicaId, Seq, SnapshotInfo, VolumeMeta};
 use crate::core::wire::PeerMemory;
 use bytes::{Buf, BufMut};
 use std::sync::Arc;
@@ -18,7 +18,9 @@ const FILE: &str = "state";
 const SLOT: u64 = 64 << 10;
 /// "HKST".
 const MAGIC: u32 = 0x4853_4b54;
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// The version without snapshots.
+const WITHOUT_LAYERS: u32 = 1;
 
 /// How far a learner has come (R15).
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -29,6 +31,15 @@ pub struct CopyState {
     pub cursor: u64,
     /// The stream began after this seq.
     pub from: Seq,
+}
+
+/// A layer: what was overwritten since a snapshot, see [`super::layers`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerState {
+    /// The snapshot.
+    pub info: SnapshotInfo,
+    /// The snapshot was dropped; what the layer has may be needed by older ones until it is merged.
+    pub dropped: bool,
 }
 
 /// Most pieces kept; above it neighbours are joined at the lower seq, which copies more but never less.
@@ -99,6 +110,8 @@ pub struct State {
     pub commit: Seq,
     /// What the engine said of the others (R7).
     pub peers: Vec<PeerMemory>,
+    /// Ascending by seq.
+    pub layers: Vec<LayerState>,
 }
 
 fn epoch(b: &mut Vec<u8>, e: &Epoch) {
@@ -197,10 +210,17 @@ impl State {
             epoch(&mut b, &p.promised);
             b.put_u64_le(p.durable);
         }
+        b.put_u32_le(self.layers.len() as u32);
+        for layer in &self.layers {
+            text(&mut b, &layer.info.name);
+            b.put_u64_le(layer.info.seq);
+            b.put_u64_le(layer.info.blocks);
+            b.put_u8(u8::from(layer.dropped));
+        }
         b
     }
 
-    fn decode(bytes: &[u8]) -> Option<State> {
+    fn decode(bytes: &[u8], version: u32) -> Option<State> {
         let mut r = Fields(bytes);
         let serial = r.u64()?;
         let volume = r.text()?;
@@ -253,6 +273,16 @@ impl State {
                 })
             })
             .collect::<Option<Vec<_>>>()?;
+        let layers = if version == WITHOUT_LAYERS { 0 } else { r.u32()? };
+        let layers = (0..layers)
+            .map(|_| {
+                let (name, seq, blocks) = (r.text()?, r.u64()?, r.u64()?);
+                Some(LayerState {
+                    info: SnapshotInfo { name, seq, blocks },
+                    dropped: r.flag()?,
+                })
+            })
+            .collect::<Option<Vec<_>>>()?;
         Some(State {
             serial,
             meta,
@@ -272,6 +302,7 @@ impl State {
             starts,
             commit,
             peers,
+            layers,
         })
     }
 
@@ -311,17 +342,24 @@ impl State {
         };
         let file = disk.open(FILE).map_err(io)?;
         let mut best: Option<State> = None;
+        let mut newer = false;
         for slot in 0..2 {
             let mut buf = vec![0u8; SLOT as usize];
             // A copy that cannot be read is like one that is torn: the other decides.
             let n = file.pread(&mut buf, slot * SLOT).unwrap_or(0);
+            newer |= Fields(&buf[..n]).is_newer() == Some(true);
             if let Some(state) = Self::parse(&buf[..n])
                 && best.as_ref().is_none_or(|b| b.serial < state.serial)
             {
                 best = Some(state);
             }
         }
-        let state = best.ok_or(ReplicaError::BadState("no whole copy of its state"))?;
+        let why = if newer {
+            "it was written by a newer version of this program"
+        } else {
+            "no whole copy of its state"
+        };
+        let state = best.ok_or(ReplicaError::BadState(why))?;
         Ok((state, file))
     }
 
@@ -329,14 +367,14 @@ impl State {
         let mut r = Fields(bytes);
         let (magic, version) = (r.u32()?, r.u32()? & 0xffff);
         let (len, crc) = (r.u64()? as usize, r.u64()?);
-        if magic != MAGIC || version != u32::from(VERSION) {
+        if magic != MAGIC || !(WITHOUT_LAYERS..=u32::from(VERSION)).contains(&version) {
             return None;
         }
         let body = r.0.get(..len)?;
         if checksum::wide(body) != crc {
             return None;
         }
-        State::decode(body)
+        State::decode(body, version)
     }
 }
 
@@ -355,6 +393,10 @@ impl Fields<'_> {
     }
     pub(super) fn u128(&mut self) -> Option<u128> {
         self.0.try_get_u128_le().ok()
+    }
+    /// These are of a state that a newer program wrote.
+    fn is_newer(&mut self) -> Option<bool> {
+        Some(self.u32()? == MAGIC && self.u32()? & 0xffff > u32::from(VERSION))
     }
     fn flag(&mut self) -> Option<bool> {
         Some(self.u8()? != 0)

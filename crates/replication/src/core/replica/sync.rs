@@ -1,5 +1,6 @@
 //! Group commit: which syncs to run, and what their results mean.
 
+use super::writeback::Stage;
 use super::{Fault, Replica, ReplicaAction, SyncJob};
 use crate::core::types::{MILLI, Nanos, Seq};
 use crate::core::wire::Message;
@@ -44,8 +45,8 @@ impl Jobs {
 
 impl Replica {
     /// A sync that should run now, if there is one. Ask again after each [`Replica::handle`] batch,
-    /// [`Replica::synced`] and [`Replica::background`] until it returns none. Up to two jobs (journal and write-back)
-    /// are outstanding at a time; they may run in parallel.
+    /// [`Replica::synced`] and [`Replica::background`] until it returns none. Up to three jobs (journal, write-back and
+    /// layers) are outstanding at a time; they may run in parallel.
     pub fn begin_sync(&mut self, now: Nanos) -> Option<SyncJob> {
         if self.failed.is_some() {
             return None;
@@ -73,6 +74,16 @@ impl Replica {
             return Some(SyncJob {
                 ticket: self.jobs.next,
                 files,
+            });
+        }
+        if let Some(sweep) = &mut self.sweep
+            && sweep.stage == Stage::Kept
+        {
+            self.jobs.next += 1;
+            sweep.stage = Stage::Syncing(self.jobs.next);
+            return Some(SyncJob {
+                ticket: self.jobs.next,
+                files: self.layers.begin_sync(),
             });
         }
         None
@@ -104,6 +115,13 @@ impl Replica {
             self.record_failure();
             self.fail(format!("syncing: {e}"), out);
             return;
+        }
+        if let Some(sweep) = &mut self.sweep
+            && sweep.stage == Stage::Syncing(ticket)
+        {
+            sweep.stage = Stage::Apply;
+            sweep.next = now;
+            self.layers.synced();
         }
         let outcome = match (journal, blocks) {
             (Some((_, Some((end, generation)))), _) if generation == self.journal.generation => {

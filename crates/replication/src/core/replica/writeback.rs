@@ -10,6 +10,27 @@ pub(super) struct Sweep {
     pub index: Index,
     pub upto: Seq,
     pub next: Nanos,
+    pub stage: Stage,
+}
+
+/// What a sweep is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Keeps for the newest snapshot what will be overwritten, from that block on.
+    Keep(u64),
+    /// What was kept must be synced.
+    Kept,
+    /// The job with that ticket syncs it.
+    Syncing(u64),
+    /// Writes in place.
+    Apply,
+}
+
+impl Sweep {
+    /// There is nothing to do but to wait for a sync.
+    fn waits(&self) -> bool {
+        matches!(self.stage, Stage::Kept | Stage::Syncing(_))
+    }
 }
 
 /// Blocks of data that make a sweep worth its sync: 8 MiB.
@@ -17,11 +38,11 @@ const SWEEP_BLOCKS: u64 = 2048;
 /// A sweep begins when the oldest record has waited so long.
 const SWEEP_AGE: Nanos = 2 * SECOND;
 /// Blocks of data in one slice: 256 KiB, so that the stream never waits long.
-const SLICE_BLOCKS: u64 = 64;
+pub(super) const SLICE_BLOCKS: u64 = 64;
 /// Blocks of zeroes in one slice: their entries only, 64 KiB.
-const SLICE_ZEROES: u64 = 4096;
+pub(super) const SLICE_ZEROES: u64 = 4096;
 /// Pause between slices while the journal has room: 128 MB/s, so that journals are not starved.
-const SLICE_PAUSE: Nanos = 2 * MILLI;
+pub(super) const SLICE_PAUSE: Nanos = 2 * MILLI;
 /// No pause when so many segments wait for write-back.
 const PRESSURE_SEGMENTS: usize = super::journal::MAX_SEGMENTS / 2;
 /// Learner: persist the cursor after so many copied bytes.
@@ -61,14 +82,20 @@ impl Replica {
             return None;
         }
         let sweep = match &self.sweep {
+            Some(sweep) if sweep.waits() => None,
             Some(_) if self.in_hurry() => Some(now),
             Some(sweep) => Some(sweep.next),
             None => self.sweep_due(now),
         };
-        [sweep, self.header_due(), self.sync_deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            sweep,
+            self.header_due(),
+            self.sync_deadline(),
+            self.merge_due(now),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// A record can be appended without making room for it first.
@@ -104,7 +131,14 @@ impl Replica {
             && (sweep.next <= now || hurry)
         {
             sweep.next = now + SLICE_PAUSE;
-            self.apply_slice()?;
+            match sweep.stage {
+                Stage::Keep(from) => self.keep_slice(from)?,
+                Stage::Kept | Stage::Syncing(_) => {}
+                Stage::Apply => self.apply_slice()?,
+            }
+        }
+        if self.merge_due(now).is_some_and(|t| t <= now) {
+            self.merge_slice(now)?;
         }
         if self.header_due().is_some_and(|t| t <= now) {
             let synced = self.applied_synced;
@@ -122,8 +156,50 @@ impl Replica {
             index,
             upto: self.stable,
             next: now,
+            stage: match self.target_layer(self.stable) {
+                Some(_) => Stage::Keep(0),
+                None => Stage::Apply,
+            },
         });
         self.stable_since = None;
+    }
+
+    /// Keeps a slice of what the sweep will overwrite.
+    fn keep_slice(&mut self, mut from: u64) -> Outcome {
+        let (mut data, mut looked) = (SLICE_BLOCKS, SLICE_ZEROES);
+        while data > 0 && looked > 0 {
+            let Some(sweep) = &mut self.sweep else {
+                return Ok(());
+            };
+            let Some((start, end)) = sweep.index.range_from(from, SLICE_BLOCKS) else {
+                let wait = self.layers.unsynced() && !self.settings.mutations.snap_keep_unsynced;
+                sweep.stage = if wait { Stage::Kept } else { Stage::Apply };
+                return Ok(());
+            };
+            let upto = sweep.upto;
+            let copied = self.keep_range(start, end, upto)?;
+            data = data.saturating_sub(copied);
+            looked = looked.saturating_sub(end - start);
+            from = end;
+        }
+        if let Some(sweep) = &mut self.sweep {
+            sweep.stage = Stage::Keep(from);
+        }
+        Ok(())
+    }
+
+    /// Brings the sweep to the point where it may write in place, now.
+    fn keep_all(&mut self) -> Outcome {
+        while let Some(Stage::Keep(from)) = self.sweep.as_ref().map(|s| s.stage) {
+            self.keep_slice(from)?;
+        }
+        if let Some(sweep) = &mut self.sweep
+            && sweep.stage != Stage::Apply
+        {
+            self.layers.sync().during("syncing a layer")?;
+            sweep.stage = Stage::Apply;
+        }
+        Ok(())
     }
 
     /// The blocks need a sync.
@@ -133,11 +209,13 @@ impl Replica {
 
     /// Applies everything stable, now.
     pub(super) fn apply_all(&mut self) -> Outcome {
+        self.keep_all()?;
         while self.sweep.is_some() {
             self.apply_slice()?;
         }
         if self.stable > self.applied {
             self.start_sweep(0);
+            self.keep_all()?;
             while self.sweep.is_some() {
                 self.apply_slice()?;
             }

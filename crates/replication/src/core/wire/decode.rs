@@ -1,6 +1,7 @@
 //! Reading the binary form. Nothing that a peer sends can make it allocate more than the frame's length warrants.
 
 use super::*;
+use crate::core::types::{MAX_SNAPSHOT_NAME, MAX_SNAPSHOTS};
 use bytes::Buf;
 
 /// Longest list in a message; a bound on what a broken peer can make us allocate.
@@ -78,6 +79,30 @@ impl Reader {
         }
         Ok(peers)
     }
+    /// The name of a snapshot.
+    fn name(&mut self) -> R<String> {
+        let n = self.list(1)?;
+        if n > MAX_SNAPSHOT_NAME {
+            return Err(DecodeError::Bounds);
+        }
+        let raw = self.buf.split_to(n);
+        String::from_utf8(raw.to_vec()).map_err(|_| DecodeError::Bounds)
+    }
+    fn snapshots(&mut self) -> R<Vec<SnapshotInfo>> {
+        let n = self.list(20)?;
+        if n > MAX_SNAPSHOTS {
+            return Err(DecodeError::Bounds);
+        }
+        let mut snapshots = Vec::with_capacity(n);
+        for _ in 0..n {
+            snapshots.push(SnapshotInfo {
+                name: self.name()?,
+                seq: self.u64()?,
+                blocks: self.u64()?,
+            });
+        }
+        Ok(snapshots)
+    }
     fn block(&mut self) -> R<BlockEntry> {
         Ok(BlockEntry {
             block: self.u64()?,
@@ -114,7 +139,7 @@ impl Reader {
 
     /// Headers first, payloads after all of them.
     fn records(&mut self) -> R<Vec<Record>> {
-        let n = self.list(9)?;
+        let n = self.list(5)?;
         let first = self.u64()?;
         let mut records = Vec::with_capacity(n);
         let mut lengths = Vec::with_capacity(n);
@@ -148,6 +173,10 @@ impl Reader {
                     }
                 }
                 3 => Body::Resize { blocks: self.u64()? },
+                4 => Body::Snapshot { name: self.name()? },
+                5 => Body::DropSnapshot {
+                    snapshot: self.u64()?,
+                },
                 _ => return Err(DecodeError::Bounds),
             };
             records.push(Record { seq, body });
@@ -180,6 +209,7 @@ impl Reader {
                     commit,
                     copy_from: some.then_some(from),
                     blocks,
+                    snapshots: self.snapshots()?,
                 }
             }
             4 => Message::Adopt {
@@ -201,6 +231,7 @@ impl Reader {
                 count: self.u32()?,
                 min_seq: self.u64()?,
                 applied_only: self.bool()?,
+                snapshot: self.u64()?,
             },
             7 => Message::FetchLog {
                 epoch,
@@ -215,14 +246,16 @@ impl Reader {
                 to: self.u64()?,
                 have: self.u64()?,
                 applied: self.u64()?,
+                snapshot: self.u64()?,
             },
             9 => {
-                let (request, cursor) = (self.u64()?, self.u64()?);
+                let (request, cursor, snapshot) = (self.u64()?, self.u64()?, self.u64()?);
                 let (blocks, data) = self.blocks_and_payload()?;
                 Message::CopyWrite {
                     epoch,
                     request,
                     cursor,
+                    snapshot,
                     blocks,
                     data,
                 }
@@ -236,6 +269,7 @@ impl Reader {
                 request: self.u64()?,
                 block: self.u64()?,
                 count: self.u32()?,
+                snapshot: self.u64()?,
             },
             12 => Message::Repair {
                 epoch,
@@ -365,6 +399,7 @@ impl Reader {
             lease: self.u64()?,
             blocks: self.u64()?,
             peers: self.peers()?,
+            snapshots: self.snapshots()?,
         })
     }
 }

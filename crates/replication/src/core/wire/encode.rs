@@ -129,7 +129,29 @@ impl Writer {
                     self.head.put_u8(3);
                     self.head.put_u64_le(*blocks);
                 }
+                Body::Snapshot { name } => {
+                    self.head.put_u8(4);
+                    self.name(name);
+                }
+                Body::DropSnapshot { snapshot } => {
+                    self.head.put_u8(5);
+                    self.head.put_u64_le(*snapshot);
+                }
             }
+        }
+    }
+
+    fn name(&mut self, name: &str) {
+        self.head.put_u32_le(name.len() as u32);
+        self.head.put_slice(name.as_bytes());
+    }
+
+    fn snapshots(&mut self, snapshots: &[SnapshotInfo]) {
+        self.head.put_u32_le(snapshots.len() as u32);
+        for s in snapshots {
+            self.name(&s.name);
+            self.head.put_u64_le(s.seq);
+            self.head.put_u64_le(s.blocks);
         }
     }
 
@@ -149,6 +171,7 @@ impl Writer {
                 commit,
                 copy_from,
                 blocks,
+                snapshots,
             } => {
                 self.start(3, epoch);
                 self.head.put_u64_le(*keep);
@@ -157,6 +180,7 @@ impl Writer {
                 self.head.put_u8(u8::from(copy_from.is_some()));
                 self.head.put_u64_le(copy_from.unwrap_or(0));
                 self.head.put_u64_le(*blocks);
+                self.snapshots(snapshots);
             }
             Message::Adopt {
                 epoch,
@@ -187,6 +211,7 @@ impl Writer {
                 count,
                 min_seq,
                 applied_only,
+                snapshot,
             } => {
                 self.start(6, epoch);
                 self.head.put_u64_le(*request);
@@ -194,6 +219,7 @@ impl Writer {
                 self.head.put_u32_le(*count);
                 self.head.put_u64_le(*min_seq);
                 self.head.put_u8(u8::from(*applied_only));
+                self.head.put_u64_le(*snapshot);
             }
             _ => self.copy_message(m),
         }
@@ -219,9 +245,10 @@ impl Writer {
                 to,
                 have,
                 applied,
+                snapshot,
             } => {
                 self.start(8, epoch);
-                for v in [*request, *from, *to, *have, *applied] {
+                for v in [*request, *from, *to, *have, *applied, *snapshot] {
                     self.head.put_u64_le(v);
                 }
             }
@@ -229,12 +256,14 @@ impl Writer {
                 epoch,
                 request,
                 cursor,
+                snapshot,
                 blocks,
                 data,
             } => {
                 self.start(9, epoch);
                 self.head.put_u64_le(*request);
                 self.head.put_u64_le(*cursor);
+                self.head.put_u64_le(*snapshot);
                 self.blocks(blocks);
                 self.payload(data);
             }
@@ -247,11 +276,13 @@ impl Writer {
                 request,
                 block,
                 count,
+                snapshot,
             } => {
                 self.start(11, epoch);
                 self.head.put_u64_le(*request);
                 self.head.put_u64_le(*block);
                 self.head.put_u32_le(*count);
+                self.head.put_u64_le(*snapshot);
             }
             Message::Repair {
                 epoch,
@@ -408,5 +439,6 @@ impl Writer {
             self.head.put_u64_le(v);
         }
         self.peers(&p.peers);
+        self.snapshots(&p.snapshots);
     }
 }

@@ -1,7 +1,8 @@
 //! Messages between an engine and one replica of one volume. The transport frames them and keeps their order
 //! within a session; [`Message::encode`] and [`Message::decode`] are the contents of one frame.
 //!
-//! Format history: 1, the first; 2, `Welcome` and `Refused` tell the last epoch that the log has begun. The two ends name
+//! Format history: 1, the first; 2, `Welcome` and `Refused` tell the last epoch that the log has begun; 3, snapshots: two
+//! kinds of records, and where reads, copies and digests ask for one. The two ends name
 //! their version when they connect (`net::version`), and every message carries it.
 
 mod decode;
@@ -9,11 +10,11 @@ mod encode;
 #[cfg(test)]
 mod tests;
 
-use super::types::{Epoch, History, Nanos, ReplicaId, Seq};
+use super::types::{Epoch, History, Nanos, ReplicaId, Seq, SnapshotInfo};
 use bytes::Bytes;
 
 /// Version of the wire format.
-pub const WIRE_VERSION: u8 = 2;
+pub const WIRE_VERSION: u8 = 3;
 /// Most blocks in one record.
 pub const MAX_RECORD_BLOCKS: u32 = 256;
 /// Most payload of one message, bytes; a frame is at most this and 1 MiB of headers.
@@ -59,6 +60,16 @@ pub enum Body {
         /// Blocks.
         blocks: u64,
     },
+    /// The volume as it is here is kept under this name.
+    Snapshot {
+        /// Name.
+        name: String,
+    },
+    /// A snapshot is not needed any more.
+    DropSnapshot {
+        /// Seq of its record.
+        snapshot: Seq,
+    },
 }
 
 /// One entry of the log.
@@ -75,7 +86,7 @@ impl Record {
     pub fn data_len(&self) -> usize {
         match &self.body {
             Body::Write { data, .. } => data.len(),
-            Body::Zero { .. } | Body::Resize { .. } => 0,
+            _ => 0,
         }
     }
 }
@@ -151,6 +162,8 @@ pub struct Promise {
     pub blocks: u64,
     /// What it knows of the others (R7).
     pub peers: Vec<PeerMemory>,
+    /// Snapshots as of its end.
+    pub snapshots: Vec<SnapshotInfo>,
 }
 
 /// A message in either direction.
@@ -179,6 +192,8 @@ pub enum Message {
         copy_from: Option<Seq>,
         /// Blocks of the volume, when copying.
         blocks: u64,
+        /// Snapshots of the volume where the stream begins, when copying.
+        snapshots: Vec<SnapshotInfo>,
     },
     /// Starts the epoch in the log once everything up to its recovery point is durable. Answered by `Adopted`.
     Adopt {
@@ -217,6 +232,8 @@ pub enum Message {
         min_seq: Seq,
         /// From applied state only, for a repair.
         applied_only: bool,
+        /// Of the snapshot with that seq; 0: of the volume as it is.
+        snapshot: Seq,
     },
     /// Asks for records of the journal. Answered by `LogRecords`.
     FetchLog {
@@ -243,6 +260,8 @@ pub enum Message {
         have: Seq,
         /// Everything up to here must be applied first.
         applied: Seq,
+        /// What is kept for the snapshot with that seq (all of it); 0: the volume as it is.
+        snapshot: Seq,
     },
     /// Copied blocks for a learner. Answered by `CopyWritten`.
     CopyWrite {
@@ -252,6 +271,8 @@ pub enum Message {
         request: u64,
         /// All blocks before this one are copied with this message.
         cursor: u64,
+        /// They are kept for the snapshot with that seq; 0: of the volume as it is.
+        snapshot: Seq,
         /// Ascending.
         blocks: Vec<BlockEntry>,
         /// Payload of the blocks with data.
@@ -274,6 +295,8 @@ pub enum Message {
         block: u64,
         /// How many.
         count: u32,
+        /// Of the snapshot with that seq; 0: of the volume as it is.
+        snapshot: Seq,
     },
     /// A good copy of a block that the replica reported as bad.
     Repair {

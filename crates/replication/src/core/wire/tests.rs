@@ -39,6 +39,16 @@ fn sample() -> Vec<Message> {
                 },
                 Record {
                     seq: 7,
+                    body: Body::Snapshot {
+                        name: "nightly".into(),
+                    },
+                },
+                Record {
+                    seq: 8,
+                    body: Body::DropSnapshot { snapshot: 7 },
+                },
+                Record {
+                    seq: 9,
                     body: Body::Write {
                         block: 2,
                         crcs: vec![3],
@@ -65,6 +75,19 @@ fn sample() -> Vec<Message> {
                 },
             ],
             data: data.slice(..4096),
+        },
+        Message::Truncate {
+            epoch,
+            keep: 3,
+            history: History::default(),
+            commit: 3,
+            copy_from: Some(4),
+            blocks: 5,
+            snapshots: vec![SnapshotInfo {
+                name: "nightly".into(),
+                seq: 2,
+                blocks: 4,
+            }],
         },
         Message::Failed {
             reason: "disk".into(),
