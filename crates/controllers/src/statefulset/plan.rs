@@ -105,8 +105,10 @@ pub fn next(wanted: Wanted, pods: &BTreeMap<i32, PodView>) -> Vec<Action> {
             }
             continue;
         }
-        // A broken pod goes only if none below it is broken: a set whose pods all fail keeps them.
-        if wanted.ordered && !(pod.healthy() && pod.available) && first_unhealthy != Some(ordinal) {
+        // A broken pod goes only if none below it is broken: a set whose pods all fail keeps them. One that has ended
+        // will never be better.
+        let broken = !pod.terminal && !(pod.healthy() && pod.available);
+        if wanted.ordered && broken && first_unhealthy != Some(ordinal) {
             return actions;
         }
         actions.push(Action::Delete { ordinal });
@@ -246,6 +248,12 @@ mod tests {
         let pods: BTreeMap<_, _> = [(0, sick), (1, sick)].into();
         assert_eq!(next(wanted(0, true), &pods), [], "broken pods keep each other");
         let pods: BTreeMap<_, _> = [(0, READY), (1, sick)].into();
+        assert_eq!(next(wanted(0, true), &pods), [Action::Delete { ordinal: 1 }]);
+        let ended = PodView {
+            terminal: true,
+            ..sick
+        };
+        let pods: BTreeMap<_, _> = [(0, ended), (1, ended)].into();
         assert_eq!(next(wanted(0, true), &pods), [Action::Delete { ordinal: 1 }]);
     }
 
