@@ -107,8 +107,8 @@ pub fn next(wanted: Wanted, pods: &BTreeMap<i32, PodView>) -> Vec<Action> {
         }
         // A broken pod goes only if none below it is broken: a set whose pods all fail keeps them. One that has ended
         // will never be better.
-        let broken = !pod.terminal && !(pod.healthy() && pod.available);
-        if wanted.ordered && broken && first_unhealthy != Some(ordinal) {
+        let fine = pod.terminal || pod.healthy() && pod.available;
+        if wanted.ordered && !fine && first_unhealthy != Some(ordinal) {
             return actions;
         }
         actions.push(Action::Delete { ordinal });
