@@ -44,7 +44,7 @@ impl Ledger {
             .trim()
             .parse()
             .context("max(n)")?;
-        let ledger = Self {
+        let mut ledger = Self {
             book: Arc::new(Mutex::new(Book {
                 acknowledged: Vec::new(),
                 attempted: last,
@@ -54,11 +54,8 @@ impl Ledger {
             thread: None,
         };
         let (book, hosts, stop) = (ledger.book.clone(), ledger.hosts.clone(), ledger.stop.clone());
-        let thread = std::thread::spawn(move || write(&book, &hosts, &stop));
-        Ok(Self {
-            thread: Some(thread),
-            ..ledger
-        })
+        ledger.thread = Some(std::thread::spawn(move || write(&book, &hosts, &stop)));
+        Ok(ledger)
     }
 
     /// Which addresses to try from now on when a connection breaks.
@@ -125,7 +122,14 @@ impl Ledger {
     }
 
     /// Ends the writer.
-    pub fn stop(mut self) {
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+/// Also when a step fails: another writer of the same numbers would make the next steps fail, too.
+impl Drop for Ledger {
+    fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

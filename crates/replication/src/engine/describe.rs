@@ -21,12 +21,14 @@ pub fn state_name(state: MemberState) -> &'static str {
 
 /// What the engine of an open volume tells the stores about its members.
 pub fn reports(spec: &VolumeSpec, status: &EngineStatus) -> Vec<MemberReport> {
+    let epoch = status.epoch.counter;
     let members = spec.members.iter().zip(&status.members);
     members
         .map(|(member, status)| MemberReport {
             region: member.region.clone(),
             state: state_name(status.state).into(),
             lag_bytes: status.lag_bytes,
+            epoch,
         })
         .collect()
 }

@@ -149,6 +149,9 @@ pub struct MemberReport {
     pub state: String,
     /// Bytes that it does not hold yet.
     pub lag_bytes: u64,
+    /// Epoch of the engine that says so. What it says is not heard once a later one has spoken.
+    #[serde(default)]
+    pub epoch: u64,
 }
 
 /// A deleted replica set. It stays, so that a member that was away learns that it is to go.

@@ -155,7 +155,10 @@ impl Catalog {
         for (volume, members) in volumes {
             let entry = self.volumes.lock().get(&volume).cloned();
             if let Some(entry) = entry {
-                *entry.reported.lock() = members;
+                let mut known = entry.reported.lock();
+                if !is_older(&members, &known) {
+                    *known = members;
+                }
             }
         }
     }
@@ -365,6 +368,13 @@ async fn is_failed(existing: &Entry) -> bool {
     }
 }
 
+/// Whether a report is of an engine before the one that is known: one that was cut off, for example, and tells of its
+/// members once more before it notices that it was deposed.
+fn is_older(report: &[MemberReport], known: &[MemberReport]) -> bool {
+    let epoch = |members: &[MemberReport]| members.iter().map(|m| m.epoch).max();
+    epoch(report) < epoch(known)
+}
+
 async fn describe(entry: &Entry) -> ReplicaInfo {
     let status = tokio::time::timeout(STATUS_TIMEOUT, entry.host.status()).await;
     let owner = entry.host.owner();
@@ -450,4 +460,24 @@ fn write_tombstone(path: &Path, tombstone: &Tombstone) -> Result<(), superblock:
         .map_err(io("sync", &temporary))?;
     std::fs::rename(&temporary, path).map_err(io("rename", &temporary))?;
     sync_dir(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deposed_engine_is_not_heard_any_more() {
+        let of = |epoch| {
+            vec![MemberReport {
+                region: "geneva".into(),
+                state: "absent".into(),
+                lag_bytes: 0,
+                epoch,
+            }]
+        };
+        assert!(is_older(&of(4), &of(5)));
+        assert!(!is_older(&of(5), &of(5)) && !is_older(&of(6), &of(5)));
+        assert!(!is_older(&of(1), &[]), "the first report");
+    }
 }
