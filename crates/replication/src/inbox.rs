@@ -116,10 +116,10 @@ impl<I> Inbox<I> {
         nudged || state.closed || !state.inputs.is_empty()
     }
 
-    /// Waits, as the own thread, for work or until `wake`; gives memory back once nothing has come for `idle`.
+    /// Waits, as the own thread, for work or until `wake`; gives memory back once nothing has come for `idle`. To be called
+    /// after [`Inbox::is_quiet`], with the machine free.
     pub fn rest(&self, wake: Option<Nanos>, idle: Duration) {
         if wake.is_none() {
-            self.was_busy();
             let idle_at = clock::now() + idle.as_nanos() as u64;
             if self.wait(Some(idle_at)) || self.was_busy() {
                 return;
@@ -153,9 +153,12 @@ impl<I> Inbox<I> {
         state.posted > 0 || state.inputs.is_empty()
     }
 
-    /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.state.lock().inputs.is_empty()
+    /// Whether nothing waits. To be asked by the own thread while it still holds the machine: what comes from now on is
+    /// noticed by [`Inbox::rest`], even if a helper has dealt with it by then and changed when the thread is needed.
+    pub fn is_quiet(&self) -> bool {
+        let mut state = self.state.lock();
+        state.busy = false;
+        state.inputs.is_empty()
     }
 
     /// Whether anything came since the last call.
@@ -338,6 +341,13 @@ mod tests {
         inbox.nudge();
         assert!(inbox.wait(Some(0)));
         assert!(!inbox.wait(Some(0)), "and counts once");
+        // What came and was dealt with by a helper before the rest began: its deadline must be asked for.
+        assert!(inbox.is_quiet());
+        assert!(inbox.put(()).is_ok());
+        assert_eq!(inbox.take(1).len(), 1);
+        let started = clock::now();
+        inbox.rest(None, Duration::ZERO);
+        assert!(clock::now() - started < 5_000_000_000);
         // Whoever rests does not give up because of the time when there was a reason.
         inbox.nudge();
         inbox.rest(None, Duration::ZERO);

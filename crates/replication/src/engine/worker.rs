@@ -102,7 +102,7 @@ impl Shared {
             if worker.stopped {
                 break;
             }
-            if self.inbox.is_empty() {
+            if self.inbox.is_quiet() {
                 MutexGuard::unlocked(&mut worker, || self.inbox.rest(wake, IDLE));
             }
         }

@@ -281,7 +281,7 @@ impl Shared {
             if let Some(end) = worker.end.take() {
                 return end;
             }
-            if self.inbox.is_empty() {
+            if self.inbox.is_quiet() {
                 MutexGuard::unlocked(worker, || self.inbox.rest(wake, IDLE));
             }
         }
