@@ -2,12 +2,13 @@
 
 use crate::cluster::{SOON, TestCluster, eventually};
 use crate::players::Kubelet;
-use anyhow::Result;
-use k8s_openapi::api::apps::v1::DaemonSet;
+use anyhow::{Result, ensure};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, ListParams};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 fn job(name: &str, ends_as: &str, more: Value) -> Value {
     let mut job = json!({
@@ -153,5 +154,30 @@ async fn a_daemon_set_is_on_every_node() -> Result<()> {
     let update =
         json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "toolbox:2"}]}}}});
     cluster.patch::<DaemonSet>("agent", update).await?;
-    settled(3, 2).await
+    settled(3, 2).await?;
+    // Clients find a pod's revision, and the revisions of the set, by this label.
+    let hash = |labels: Option<BTreeMap<String, String>>| labels?.get("controller-revision-hash").cloned();
+    let mut revisions = cluster
+        .api::<ControllerRevision>()
+        .list(&ListParams::default())
+        .await?
+        .items;
+    revisions.sort_by_key(|revision| revision.revision);
+    ensure!(revisions.len() == 2, "{revisions:?}");
+    let newest = hash(revisions[1].metadata.labels.clone());
+    ensure!(
+        newest.is_some() && newest != hash(revisions[0].metadata.labels.clone()),
+        "{revisions:?}"
+    );
+    for pod in cluster
+        .api::<Pod>()
+        .list(&ListParams::default().labels("app=agent"))
+        .await?
+    {
+        ensure!(
+            pod.metadata.deletion_timestamp.is_some() || hash(pod.metadata.labels.clone()) == newest,
+            "{pod:?}"
+        );
+    }
+    Ok(())
 }

@@ -1,11 +1,14 @@
 //! DaemonSets: one pod of a template on every node that it may run on.
 
+mod failures;
+
 use crate::context::{Context, settle};
 use crate::deployment::plan::resolve;
 use crate::statefulset::revisions;
 use crate::{ownership, pod_control};
 use client::pods::{self, controller_of};
 use client::{Key, Outcome, Queue, select};
+use failures::Failures;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetSpec, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{
     Affinity, Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod,
@@ -15,7 +18,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// DaemonSets worked on at once.
 const CONCURRENCY: usize = 3;
@@ -36,6 +39,7 @@ const TOLERATED: [(&str, &str); 6] = [
 pub struct Controller {
     context: Arc<Context>,
     queue: Arc<Queue<Key>>,
+    failures: Failures,
 }
 
 impl Controller {
@@ -76,15 +80,16 @@ impl Controller {
         Self {
             context: context.clone(),
             queue,
+            failures: Failures::default(),
         }
     }
 
     /// Works until dropped.
     pub async fn run(self) {
-        let (context, queue) = (&self.context, &self.queue);
+        let (context, queue, failures) = (&self.context, &self.queue, &self.failures);
         queue
             .work(CONCURRENCY, |key| async move {
-                let result = reconcile(context, &key).await;
+                let result = reconcile(context, failures, &key).await;
                 settle("daemonset", &key, result)
             })
             .await;
@@ -177,7 +182,7 @@ fn pod_for(set: &DaemonSet, template: &PodTemplateSpec, revision: &str, node: &s
     pod
 }
 
-async fn reconcile(context: &Context, key: &Key) -> kube::Result<Outcome> {
+async fn reconcile(context: &Context, failures: &Failures, key: &Key) -> kube::Result<Outcome> {
     let Some(set) = context.daemon_sets.by_key(key) else {
         return Ok(Outcome::Done);
     };
@@ -201,8 +206,9 @@ async fn reconcile(context: &Context, key: &Key) -> kube::Result<Outcome> {
             .or_default()
             .push(pod);
     }
+    let mut again = None;
     if set.metadata.deletion_timestamp.is_none() {
-        place(context, &set, &spec, &revision, &by_node).await?;
+        again = place(context, failures, &set, &spec, &revision, &by_node).await?;
         update(context, &set, &spec, &revision, &by_node).await?;
     }
     let status = status_of(context, &set, &spec, &revision, collisions);
@@ -225,11 +231,10 @@ async fn reconcile(context: &Context, key: &Key) -> kube::Result<Outcome> {
     .await?;
     let waits = spec.min_ready_seconds.unwrap_or(0);
     if waits > 0 && Some(status.number_ready) != status.number_available {
-        return Ok(Outcome::After(Duration::from_secs(
-            u64::try_from(waits).unwrap_or(1),
-        )));
+        let waits = Duration::from_secs(u64::try_from(waits).unwrap_or(1));
+        again = Some(again.map_or(waits, |again| again.min(waits)));
     }
-    Ok(Outcome::Done)
+    Ok(again.map_or(Outcome::Done, Outcome::After))
 }
 
 /// The hash by which the pods of a revision name it; its name if it has none.
@@ -243,27 +248,32 @@ fn revision_of(pod: &Pod) -> Option<&String> {
     pod.metadata.labels.as_ref()?.get(REVISION_LABEL)
 }
 
-/// One pod for each node that should have one; none elsewhere; ended ones are replaced.
+/// One pod for each node that should have one; none elsewhere; ended ones are replaced, the more slowly the more
+/// often. Says when to look again for those that wait.
 async fn place(
     context: &Context,
+    failures: &Failures,
     set: &DaemonSet,
     spec: &DaemonSetSpec,
     revision: &str,
     by_node: &BTreeMap<String, Vec<Arc<Pod>>>,
-) -> kube::Result<()> {
+) -> kube::Result<Option<Duration>> {
     let mut missing = Vec::new();
     let mut surplus: Vec<Arc<Pod>> = Vec::new();
+    let mut again: Option<Duration> = None;
+    let uid = set.metadata.uid.as_deref().unwrap_or_default();
     for node in context.nodes.list() {
         let name = node.metadata.name.clone().unwrap_or_default();
         let (comes, stays) = suits(&spec.template, &node);
         let present = by_node.get(&name).map(Vec::as_slice).unwrap_or_default();
         let mut living: Vec<&Arc<Pod>> = present.iter().filter(|pod| !pods::is_terminating(pod)).collect();
-        surplus.extend(
-            living
-                .iter()
-                .filter(|pod| pods::is_terminal(pod))
-                .map(|pod| (*pod).clone()),
-        );
+        let ended: Vec<_> = living.iter().filter(|pod| pods::is_terminal(pod)).collect();
+        if !ended.is_empty() {
+            match failures.wait(uid, &name, Instant::now()) {
+                Some(left) => again = Some(again.map_or(left, |again| again.min(left))),
+                None => surplus.extend(ended.into_iter().map(|pod| (*pod).clone())),
+            }
+        }
         living.retain(|pod| !pods::is_terminal(pod));
         if comes && present.is_empty() {
             missing.push(pod_for(set, &spec.template, revision, &name));
@@ -295,7 +305,8 @@ async fn place(
     );
     pod_control::create_many(context, set, &missing).await?;
     let surplus: Vec<&Pod> = surplus.iter().map(|pod| &**pod).collect();
-    pod_control::delete_many(context, set, &surplus).await
+    pod_control::delete_many(context, set, &surplus).await?;
+    Ok(again)
 }
 
 fn max_surge(spec: &DaemonSetSpec, total: i32) -> i32 {
