@@ -325,3 +325,40 @@ async fn what_changes_a_pods_spec_is_a_generation_and_default_tolerations_stay()
         "{changed}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_evicted_pod_says_that_it_was() {
+    let cluster = Cluster::start().await.unwrap();
+    namespace(&cluster, "t").await;
+    let mut bound = pod("a", json!({}));
+    bound["spec"]["nodeName"] = "n".into();
+    let made = make(&cluster, PODS, bound).await;
+    let path = format!("{PODS}/a");
+    let evict = async |options: Value| {
+        let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "a", "namespace": "t"},
+            "deleteOptions": options});
+        api(&cluster, "POST", &format!("{path}/eviction"), eviction)
+            .await
+            .0
+    };
+    let conditions =
+        async || api(&cluster, "GET", &path, Value::Null).await.1["status"]["conditions"].clone();
+    assert_eq!(evict(json!({"dryRun": ["All"]})).await, 201);
+    assert_eq!(evict(json!({"preconditions": {"uid": "other"}})).await, 409);
+    assert_eq!(
+        evict(json!({"preconditions": {"resourceVersion": "1"}})).await,
+        409
+    );
+    assert_eq!(conditions().await, Value::Null, "nothing was stored");
+    let revision = made["metadata"]["resourceVersion"].clone();
+    assert_eq!(
+        evict(json!({"preconditions": {"resourceVersion": revision}})).await,
+        201
+    );
+    let noted = conditions().await;
+    assert_eq!(noted[0]["type"], "DisruptionTarget", "{noted}");
+    assert_eq!(noted[0]["reason"], "EvictionByEvictionAPI");
+    // The kubelet has still to end it.
+    let (_, left) = api(&cluster, "GET", &path, Value::Null).await;
+    assert!(left["metadata"]["deletionTimestamp"].is_string(), "{left}");
+}
