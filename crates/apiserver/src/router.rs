@@ -26,22 +26,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Answers one request. Whatever goes wrong becomes a `Status`.
-pub async fn handle(
-    server: Arc<Server>,
-    client: Arc<Client>,
-    request: Request<Incoming>,
-) -> Response {
+pub async fn handle(server: Arc<Server>, client: Arc<Client>, request: Request<Incoming>) -> Response {
     let started = Instant::now();
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
     let applies = is_apply(request.headers());
     let known = lookup(&server, &info);
-    let kind = Kind::new(
-        &info,
-        known,
-        applies,
-        query.get("dryRun") == Some("All"),
-    );
+    let kind = Kind::new(&info, known, applies, query.get("dryRun") == Some("All"));
     // A watch is counted until its stream ends, which it does long after this.
     let running = (is_long_running(&info)).then(|| server.metrics.begin(kind));
     let traced = tracing::enabled!(tracing::Level::DEBUG).then(|| (info.verb.clone(), info.path.clone()));
@@ -143,8 +134,12 @@ async fn answer(
         "GET" | "HEAD" => bytes::Bytes::new(),
         _ => {
             let size = request.body().size_hint().upper();
-            let size = size.and_then(|s| usize::try_from(s).ok()).unwrap_or(MAX_BODY_BYTES);
-            room = server.limits.enter_body(&call.info, &call.user, size.min(MAX_BODY_BYTES))?;
+            let size = size
+                .and_then(|s| usize::try_from(s).ok())
+                .unwrap_or(MAX_BODY_BYTES);
+            room = server
+                .limits
+                .enter_body(&call.info, &call.user, size.min(MAX_BODY_BYTES))?;
             read_body(request.into_body()).await?
         }
     };
@@ -199,11 +194,11 @@ async fn authorize(
     user: &User,
     wanted: &Attributes,
 ) -> Result<(), Status> {
-    if server.authorizer.allows(&server.store, user, wanted).is_ok() {
-        return Ok(());
-    }
+    let first = server.authorizer.allows(&server.store, user, wanted);
+    let Err(reason) = first else { return Ok(()) };
     if user.is_anonymous() {
-        return Err(Status::unauthorized());
+        // Nobody may make the server ask the state store without saying who he is.
+        return Err(forbidden(server, info, user, wanted, &reason));
     }
     server.store.fresh(crate::store::Freshness::Newest).await?;
     match server.authorizer.allows(&server.store, user, wanted) {

@@ -15,6 +15,10 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+/// As in the `hikube` binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Objects of the large list.
 const OBJECTS: usize = 20_000;
 /// Bytes of data in each.
@@ -255,9 +259,9 @@ fn table(rows: &[Row]) -> String {
             || "|".to_owned(),
             |e| format!("{} | {:.0} %", number(e), row.ours / e * 100.0),
         );
-        let cost = row
-            .cost
-            .map_or_else(String::new, |[server, etcd]| format!("{} + {}", number(server), number(etcd)));
+        let cost = row.cost.map_or_else(String::new, |[server, etcd]| {
+            format!("{} + {}", number(server), number(etcd))
+        });
         // Writing to a string cannot fail.
         let _ = writeln!(
             out,
