@@ -173,16 +173,32 @@ async fn what_is_behind_a_proxy_is_found_below_its_path() {
         assert_eq!(answer, (200, method.to_owned()));
     }
     // Without a slash at the end only what reads is led to the one with it.
-    let (code, head, _) = cluster.admin_exchange(&format!("{proxy}?method=GET"), &[]).await.unwrap();
+    let (code, head, _) = cluster
+        .admin_exchange(&format!("{proxy}?method=GET"), &[])
+        .await
+        .unwrap();
     assert_eq!(code, 301, "{head}");
-    assert!(head.to_lowercase().contains(&format!("location: {proxy}/?method=get")), "{head}");
+    assert!(
+        head.to_lowercase()
+            .contains(&format!("location: {proxy}/?method=get")),
+        "{head}"
+    );
     let answer = cluster.admin_request("OPTIONS", &proxy, &[], "").await.unwrap();
     assert_eq!(answer, (200, "OPTIONS".to_owned()));
 
-    let (code, body) = cluster.admin_request("GET", &format!("{proxy}/page"), &[], "").await.unwrap();
+    let (code, body) = cluster
+        .admin_request("GET", &format!("{proxy}/page"), &[], "")
+        .await
+        .unwrap();
     assert_eq!(code, 200);
-    assert!(body.contains(&format!("<a href=\"{proxy}/other\">x</a>")), "{body}");
-    let (code, head, _) = cluster.admin_exchange(&format!("{proxy}/moved"), &[]).await.unwrap();
+    assert!(
+        body.contains(&format!("<a href=\"{proxy}/other\">x</a>")),
+        "{body}"
+    );
+    let (code, head, _) = cluster
+        .admin_exchange(&format!("{proxy}/moved"), &[])
+        .await
+        .unwrap();
     assert_eq!(code, 302, "{head}");
     assert!(head.contains(&format!("location: {proxy}/there?a=b")), "{head}");
 }
