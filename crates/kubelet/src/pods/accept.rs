@@ -6,6 +6,7 @@ use super::resources;
 use super::spec;
 use super::status::Verdict;
 use super::worker::Worker;
+use crate::context::Context;
 use client::{pods, select};
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
 
@@ -15,38 +16,49 @@ impl Worker {
         if self.accepted {
             return Ok(());
         }
-        let (context, uid) = (self.context.clone(), &self.id.uid);
-        let ports = pods::host_ports(pod);
-        if pod
-            .status
-            .as_ref()
-            .is_some_and(|status| status.start_time.is_some())
-        {
-            context.promised.know(uid, ports);
-        } else {
-            let spec = spec::spec(pod);
-            if let Some(node) = context.node.node() {
-                fits(&spec, &node)?;
-            }
-            let wanted = resources::of_pod(&spec);
-            let most = usize::try_from(context.config.max_pods).unwrap_or(usize::MAX);
-            context
-                .promised
-                .take_in(uid, wanted, ports, context.allocatable, most)
-                .map_err(|(resource, message)| match resource {
-                    Some(resource) => refusal(
-                        format!("OutOf{resource}"),
-                        &format!("Node didn't have enough resource: {message}"),
-                    ),
-                    None => failed(
-                        "NodePorts",
-                        "node(s) didn't have free ports for the requested pod ports",
-                    ),
-                })?;
+        if !know(&self.context, pod) {
+            take_in(&self.context, pod)?;
         }
         self.accepted = true;
         Ok(())
     }
+}
+
+/// Counts a pod that this node took in before; not so a new one.
+pub fn know(context: &Context, pod: &Pod) -> bool {
+    let old = pod
+        .status
+        .as_ref()
+        .is_some_and(|status| status.start_time.is_some());
+    if old && !pods::is_terminal(pod) {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let has = resources::of_pod(&spec::spec(pod));
+        context.promised.know(uid, has, pods::host_ports(pod));
+    }
+    old
+}
+
+fn take_in(context: &Context, pod: &Pod) -> Result<(), Verdict> {
+    let spec = spec::spec(pod);
+    if let Some(node) = context.node.node() {
+        fits(&spec, &node)?;
+    }
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let (wanted, ports) = (resources::of_pod(&spec), pods::host_ports(pod));
+    let most = usize::try_from(context.config.max_pods).unwrap_or(usize::MAX);
+    let taken = context
+        .promised
+        .take_in(uid, wanted, ports, context.allocatable, most);
+    taken.map_err(|(resource, message)| match resource {
+        Some(resource) => {
+            let why = format!("Node didn't have enough resource: {message}");
+            refusal(format!("OutOf{resource}"), &why)
+        }
+        None => {
+            let why = "node(s) didn't have free ports for the requested pod ports";
+            failed("NodePorts", why)
+        }
+    })
 }
 
 /// Whether pod and node want each other.

@@ -54,8 +54,9 @@ struct Promises {
 
 impl Promised {
     /// Notes what a pod has that the node took in before.
-    pub(super) fn know(&self, uid: &str, ports: Vec<HostPort>) {
+    pub(super) fn know(&self, uid: &str, has: Use, ports: Vec<HostPort>) {
         let mut promises = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        promises.pods.entry(uid.to_owned()).or_insert(has);
         promises.ports.insert(uid.to_owned(), ports);
     }
 
