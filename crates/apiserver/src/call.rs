@@ -16,7 +16,7 @@ use serde_json::Value;
 use std::sync::Arc;
 
 /// Largest body of a request, as upstream's.
-const MAX_BODY_BYTES: usize = 3 << 20;
+pub const MAX_BODY_BYTES: usize = 3 << 20;
 
 /// An answer.
 pub type Response = http::Response<Body>;
@@ -26,7 +26,7 @@ pub struct Call {
     /// The server.
     pub server: Arc<Server>,
     /// Who asks.
-    pub user: User,
+    pub user: Arc<User>,
     /// What for.
     pub info: RequestInfo,
     /// Query parameters.

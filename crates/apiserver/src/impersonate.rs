@@ -7,14 +7,20 @@ use crate::http::status::Status;
 use crate::server::Server;
 use http::HeaderMap;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+/// What the names of all these headers begin with.
+const PREFIX: &str = "impersonate-";
 const USER: &str = "impersonate-user";
 const GROUP: &str = "impersonate-group";
 const UID: &str = "impersonate-uid";
 const EXTRA: &str = "impersonate-extra-";
 
 /// The user that a request is to be handled as.
-pub fn apply(server: &Server, user: User, headers: &HeaderMap) -> Result<User, Status> {
+pub fn apply(server: &Server, user: Arc<User>, headers: &HeaderMap) -> Result<Arc<User>, Status> {
+    if !headers.keys().any(|name| name.as_str().starts_with(PREFIX)) {
+        return Ok(user);
+    }
     let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let groups: Vec<String> = headers
         .get_all(GROUP)
@@ -93,5 +99,5 @@ pub fn apply(server: &Server, user: User, headers: &HeaderMap) -> Result<User, S
     } else if !new.is_in(AUTHENTICATED) {
         new.groups.push(AUTHENTICATED.into());
     }
-    Ok(new)
+    Ok(Arc::new(new))
 }

@@ -8,6 +8,7 @@ use crate::http::accept::Accept;
 use crate::http::body::Body;
 use crate::http::respond;
 use crate::http::status::Status;
+use crate::links::{Links, Page};
 use crate::proxy;
 use crate::store::{Freshness, builtin};
 use http::{HeaderMap, HeaderName, Request, StatusCode, header};
@@ -45,10 +46,17 @@ pub async fn relay(
     let connects = call.info.subresource != "log";
     let listed = known.verbs.iter().any(|v| *v == call.info.verb);
     let streams = connects && matches!(call.info.verb.as_str(), "get" | "create");
-    if !listed && !streams {
+    // OPTIONS has no verb, and is for what is behind the proxy to answer.
+    let options = call.info.subresource == "proxy" && request.method() == http::Method::OPTIONS;
+    if !listed && !streams && !options {
         return Err(Status::method_not_allowed());
     }
     let query = request.uri().query().unwrap_or_default().to_owned();
+    if call.info.subresource == "proxy"
+        && let Some(redirect) = to_root(&request, &query)
+    {
+        return Ok(redirect);
+    }
     if call.info.subresource == "proxy" && !resource.is("", "nodes") {
         let to = proxy::destination(call, resource).await?;
         let target = with_query(proxy::path(request.uri().path(), true), &query);
@@ -86,6 +94,38 @@ pub async fn relay(
     forward(call, stream, &host, &target, request).await
 }
 
+/// What is behind a proxy begins with a slash; relative links of its first page lead astray without it.
+fn to_root(request: &Request<Incoming>, query: &str) -> Option<Response> {
+    let path = request.uri().path();
+    let reads = matches!(*request.method(), http::Method::GET | http::Method::HEAD);
+    if !reads || wants_upgrade(request.headers()) || path.rsplit('/').next() != Some("proxy") {
+        return None;
+    }
+    let segments = path.trim_start_matches('/').split('/').count();
+    // "api/v1/nodes/NAME/proxy" or "api/v1/namespaces/NS/pods/NAME/proxy", not something behind it of this name.
+    if !matches!(segments, 5 | 7) {
+        return None;
+    }
+    let mut response = respond::bytes(301, "text/plain; charset=utf-8", bytes::Bytes::new());
+    let location = http::HeaderValue::from_str(&with_query(format!("{path}/"), query)).ok()?;
+    response.headers_mut().insert(header::LOCATION, location);
+    Some(response)
+}
+
+/// How the links of an answer change that came through a proxy.
+fn links_of(call: &Call, request: &Request<Incoming>, host: &str, target: &str) -> Option<Links> {
+    if call.info.subresource != "proxy" {
+        return None;
+    }
+    let path = request.uri().path();
+    let behind = target.split('?').next().unwrap_or_default();
+    let asked = call.header(header::HOST).or(request.uri().host());
+    Some(Links {
+        prefix: path.strip_suffix(behind).unwrap_or(path).to_owned(),
+        hosts: [host.to_owned(), asked.unwrap_or_default().to_owned()],
+    })
+}
+
 fn with_query(path: String, query: &str) -> String {
     if query.is_empty() {
         path
@@ -115,7 +155,7 @@ async fn dial_encrypted(host: &str, port: u16) -> Result<Stream, Status> {
     };
     let stream = dial(host, port).await?;
     let name = ServerName::try_from(host.to_owned()).map_err(|e| failed(&e))?;
-    let connecting = tokio_rustls::TlsConnector::from(proxy::tls()).connect(name, stream);
+    let connecting = tokio_rustls::TlsConnector::from(tls::unverified_client_config()).connect(name, stream);
     match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(failed(&error)),
@@ -289,7 +329,19 @@ async fn forward(
         // An error of the connection shows at the request or in the tunnel.
         let _ = connection.with_upgrades().await;
     });
+    let links = links_of(call, &request, host, target);
     let mut headers = request.headers().clone();
+    if let Some(links) = &links {
+        let behind = target.split('?').next().unwrap_or_default();
+        if let Ok(whole) = http::HeaderValue::from_str(&format!("{}{behind}", links.prefix)) {
+            headers.insert("x-forwarded-uri", whole);
+        }
+        // Whoever asks for a page gets it uncompressed, so that its links can change.
+        let accepts = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
+        if accepts.is_some_and(|types| types.contains("text/html")) {
+            headers.remove(header::ACCEPT_ENCODING);
+        }
+    }
     PRIVATE.iter().for_each(|name| {
         headers.remove(name);
     });
@@ -301,6 +353,7 @@ async fn forward(
     impersonation.iter().for_each(|name| {
         headers.remove(name);
     });
+    let links = links.filter(|_| request.method() != http::Method::HEAD);
     let mut sent = Request::builder().method(request.method()).uri(target);
     if let Some(all) = sent.headers_mut() {
         *all = headers;
@@ -317,7 +370,7 @@ async fn forward(
     let sent = sent.body(body).map_err(Status::internal)?;
     let mut answer = sender.send_request(sent).await.map_err(failed)?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return relay_answer(call, answer).await;
+        return relay_answer(call, answer, links).await;
     }
     let Some(client) = upgraded_client else {
         return Err(Status::internal("the kubelet changed the protocol unasked"));
@@ -342,7 +395,11 @@ async fn forward(
 }
 
 /// An answer that is no upgrade. A kubelet's plain-text error becomes a `Status`, as upstream does for logs.
-async fn relay_answer(call: &Call, answer: http::Response<Incoming>) -> Result<Response, Status> {
+async fn relay_answer(
+    call: &Call,
+    answer: http::Response<Incoming>,
+    links: Option<Links>,
+) -> Result<Response, Status> {
     const MAX_ERROR_BYTES: usize = 64 << 10;
     let status = answer.status();
     let json = answer
@@ -373,7 +430,24 @@ async fn relay_answer(call: &Call, answer: http::Response<Incoming>) -> Result<R
     for name in [header::CONNECTION, header::TRANSFER_ENCODING] {
         parts.headers.remove(name);
     }
-    Ok(http::Response::from_parts(parts, Body::Relay(body)))
+    let Some(links) = links else {
+        return Ok(http::Response::from_parts(parts, Body::Relay(body)));
+    };
+    let text = |name| parts.headers.get(name).and_then(|v| v.to_str().ok());
+    if let Some(location) = text(header::LOCATION) {
+        if let Ok(location) = http::HeaderValue::from_str(&links.rewrite(location)) {
+            parts.headers.insert(header::LOCATION, location);
+        }
+        return Ok(http::Response::from_parts(parts, Body::Relay(body)));
+    }
+    let kind = text(header::CONTENT_TYPE).and_then(|kind| kind.split(';').next());
+    let page = kind.is_some_and(|kind| kind.trim() == "text/html");
+    if !page || parts.headers.contains_key(header::CONTENT_ENCODING) {
+        return Ok(http::Response::from_parts(parts, Body::Relay(body)));
+    }
+    parts.headers.remove(header::CONTENT_LENGTH);
+    let page = Body::Page(Box::new(Page::new(body, links)));
+    Ok(http::Response::from_parts(parts, page))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod impersonate;
 mod json;
 mod kubelet;
 mod limits;
+mod links;
 mod listen;
 mod metrics;
 mod plain;

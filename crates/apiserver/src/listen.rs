@@ -1,5 +1,6 @@
 //! Accepting connections: TLS, HTTP/1.1 and HTTP/2.
 
+use crate::authn::client::Client;
 use crate::router;
 use crate::server::Server;
 use hyper::service::service_fn;
@@ -81,10 +82,11 @@ async fn connection(
         .await
         .map_err(|_| "handshake timed out".to_owned())?
         .map_err(|e| e.to_string())?;
-    let peer = tls::peer_of(stream.get_ref().1.peer_certificates()).map(Arc::new);
+    let peer = tls::peer_of(stream.get_ref().1.peer_certificates());
+    let client = Arc::new(Client::new(peer.as_ref()));
     let service = service_fn(move |request| {
-        let (server, peer) = (server.clone(), peer.clone());
-        async move { Ok::<_, Infallible>(router::handle(server, peer, request).await) }
+        let (server, client) = (server.clone(), client.clone());
+        async move { Ok::<_, Infallible>(router::handle(server, client, request).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder

@@ -251,6 +251,11 @@ impl Metrics {
                 "apiserver_dropped_requests_total{{request_kind=\"{kind}\"}} {count}"
             )?;
         }
+        let (bytes, refused) = server.limits.bodies();
+        writeln!(out, "# TYPE hikube_large_bodies_bytes gauge")?;
+        writeln!(out, "hikube_large_bodies_bytes {bytes}")?;
+        writeln!(out, "# TYPE hikube_large_bodies_refused_total counter")?;
+        writeln!(out, "hikube_large_bodies_refused_total {refused}")?;
         self.storage.write(out)?;
         writeln!(out, "# TYPE apiserver_storage_objects gauge")?;
         for (prefix, count) in server.store.counts() {

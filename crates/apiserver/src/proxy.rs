@@ -1,18 +1,13 @@
 //! Where `pods/proxy` and `services/proxy` lead: an address and a port inside the cluster, over HTTP or HTTPS.
 //!
-//! Nobody vouches for the certificate of a pod, so as upstream does, none is refused: this keeps out who only listens,
-//! not who stands in for the pod.
+//! Nobody vouches for the certificate of a pod, so as upstream does, none is refused (`tls::unverified_client_config`).
 
 use crate::call::Call;
 use crate::http::status::Status;
 use crate::store::Freshness;
 use rand::seq::IndexedRandom;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
 use schema::Resource;
 use serde_json::Value;
-use std::sync::{Arc, OnceLock};
 
 /// Label of the slices of a Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -71,64 +66,6 @@ pub async fn destination(call: &Call, resource: &'static Resource) -> Result<Des
         port,
         encrypted: target.scheme == "https",
     })
-}
-
-/// How to speak HTTPS with a pod.
-pub fn tls() -> Arc<rustls::ClientConfig> {
-    static CONFIG: OnceLock<Arc<rustls::ClientConfig>> = OnceLock::new();
-    let config = CONFIG.get_or_init(|| {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = AnyCertificate(provider.clone());
-        let builder = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("the provider has suites for the default versions");
-        let any = builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier));
-        Arc::new(any.with_no_client_auth())
-    });
-    config.clone()
-}
-
-/// Takes any certificate, but only from who has its key.
-#[derive(Debug)]
-struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 fn pod(pod: &Value, target: &Target<'_>) -> Result<(String, u16), Status> {

@@ -1,8 +1,9 @@
 //! From a request to its handler: authentication, authorization, dispatch.
 
-use crate::authn::{self, User, bootstrap, token};
+use crate::authn::User;
+use crate::authn::client::Client;
 use crate::authz::{Attributes, refusal};
-use crate::call::{Call, Response, read_body};
+use crate::call::{Call, MAX_BODY_BYTES, Response, read_body};
 use crate::http::accept::Accept;
 use crate::http::query::Query;
 use crate::http::request::RequestInfo;
@@ -17,7 +18,7 @@ use crate::rest::{
 use crate::server::Server;
 use crate::{impersonate, plain};
 use http::Request;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use parking_lot::Mutex;
 use schema::Resource;
 use schema::selectors::FieldSelector;
@@ -25,27 +26,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Answers one request. Whatever goes wrong becomes a `Status`.
-pub async fn handle(
-    server: Arc<Server>,
-    peer: Option<Arc<tls::Peer>>,
-    request: Request<Incoming>,
-) -> Response {
+pub async fn handle(server: Arc<Server>, client: Arc<Client>, request: Request<Incoming>) -> Response {
     let started = Instant::now();
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
     let applies = is_apply(request.headers());
-    let kind = Kind::new(
-        &info,
-        lookup(&server, &info),
-        applies,
-        query.get("dryRun") == Some("All"),
-    );
-    let verb = info.verb.clone();
+    let known = lookup(&server, &info);
+    let kind = Kind::new(&info, known, applies, query.get("dryRun") == Some("All"));
     // A watch is counted until its stream ends, which it does long after this.
     let running = (is_long_running(&info)).then(|| server.metrics.begin(kind));
-    let path = info.path.clone();
+    let traced = tracing::enabled!(tracing::Level::DEBUG).then(|| (info.verb.clone(), info.path.clone()));
     let accept_encoding = request.headers().get(http::header::ACCEPT_ENCODING).cloned();
-    let mut response = match answer(&server, peer, info, query, request).await {
+    let mut response = match answer(&server, &client, known, info, query, request).await {
         Ok(response) => response,
         Err(status) => respond::failure(Accept::JSON, &status),
     };
@@ -56,13 +48,10 @@ pub async fn handle(
     let code = response.status().as_u16();
     let took = started.elapsed();
     server.metrics.observe(kind, code, took);
-    tracing::debug!(
-        verb,
-        path,
-        code,
-        took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-        "request"
-    );
+    if let Some((verb, path)) = traced {
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        tracing::debug!(verb, path, code, took_us, "request");
+    }
     response
 }
 
@@ -76,12 +65,13 @@ fn is_apply(headers: &http::HeaderMap) -> bool {
 
 async fn answer(
     server: &Arc<Server>,
-    peer: Option<Arc<tls::Peer>>,
+    client: &Client,
+    known: Option<&'static Resource>,
     info: RequestInfo,
     query: Query,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response, Status> {
-    let user = authenticate(server, peer.as_deref(), request.headers()).await?;
+    let user = client.authenticate(server, request.headers()).await?;
     let user = impersonate::apply(server, user, request.headers())?;
     let _slot = server.limits.enter(&info, &user)?;
     let wanted = attributes(&info, &query);
@@ -95,9 +85,12 @@ async fn answer(
             .headers()
             .get(http::header::IF_NONE_MATCH)
             .and_then(|v| v.to_str().ok());
-        return plain::answer(server, &info, &query, header, etag).await;
+        return Box::pin(plain::answer(server, &info, &query, header, etag)).await;
     }
-    let resource = find(server, &info).await?;
+    let resource = match known {
+        Some(resource) => resource,
+        None => find(server, &info).await?,
+    };
     if resource.namespaced && info.namespace.is_empty() && !info.name.is_empty() {
         return Err(Status::no_such_path());
     }
@@ -117,27 +110,44 @@ async fn answer(
     } else {
         Accept::negotiate(header, resource.type_id.is_some())?
     };
+    let headers = if relayed {
+        request.headers().clone()
+    } else {
+        std::mem::take(request.headers_mut())
+    };
     let call = Call {
         server: server.clone(),
         user,
         query,
-        headers: request.headers().clone(),
+        headers,
         accept,
         warnings: Mutex::default(),
         info,
     };
     if relayed {
-        return crate::kubelet::relay(&call, resource, request).await;
+        return Box::pin(crate::kubelet::relay(&call, resource, request)).await;
     }
     let call = Arc::new(call);
+    // Held until the answer is there.
+    let mut room = None;
     let body = match request.method().as_str() {
         "GET" | "HEAD" => bytes::Bytes::new(),
-        _ => read_body(request.into_body()).await?,
+        _ => {
+            let size = request.body().size_hint().upper();
+            let size = size
+                .and_then(|s| usize::try_from(s).ok())
+                .unwrap_or(MAX_BODY_BYTES);
+            room = server
+                .limits
+                .enter_body(&call.info, &call.user, size.min(MAX_BODY_BYTES))?;
+            read_body(request.into_body()).await?
+        }
     };
     let mut response = match dispatch(&call, resource, &body).await {
         Ok(response) => response,
         Err(status) => respond::failure(accept, &status),
     };
+    drop(room);
     respond::add_warnings(&call, &mut response);
     Ok(response)
 }
@@ -153,11 +163,8 @@ fn lookup(server: &Server, info: &RequestInfo) -> Option<&'static Resource> {
         .map(|served| served.resource)
 }
 
-/// The resource that a request is about. One that another server has just begun to serve is found here, too.
+/// A resource that another server may just have begun to serve.
 async fn find(server: &Server, info: &RequestInfo) -> Result<&'static Resource, Status> {
-    if let Some(resource) = lookup(server, info) {
-        return Ok(resource);
-    }
     // Groups of custom resources have a dot.
     if info.group.contains('.') {
         server.store.fresh(crate::store::Freshness::Newest).await?;
@@ -187,11 +194,11 @@ async fn authorize(
     user: &User,
     wanted: &Attributes,
 ) -> Result<(), Status> {
-    if server.authorizer.allows(&server.store, user, wanted).is_ok() {
-        return Ok(());
-    }
+    let first = server.authorizer.allows(&server.store, user, wanted);
+    let Err(reason) = first else { return Ok(()) };
     if user.is_anonymous() {
-        return Err(Status::unauthorized());
+        // Nobody may make the server ask the state store without saying who he is.
+        return Err(forbidden(server, info, user, wanted, &reason));
     }
     server.store.fresh(crate::store::Freshness::Newest).await?;
     match server.authorizer.allows(&server.store, user, wanted) {
@@ -214,38 +221,6 @@ fn forbidden(server: &Server, info: &RequestInfo, user: &User, wanted: &Attribut
         .entry("kind")
         .or_insert_with(|| info.resource.clone().into());
     status
-}
-
-async fn authenticate(
-    server: &Server,
-    peer: Option<&tls::Peer>,
-    headers: &http::HeaderMap,
-) -> Result<User, Status> {
-    if let Some(user) = peer.and_then(User::from_certificate) {
-        return Ok(user);
-    }
-    let Some(text) = authn::bearer(headers)? else {
-        return Ok(User::anonymous());
-    };
-    if bootstrap::is_one(text) {
-        if bootstrap::verify(&server.store, text).is_none() {
-            // It may be newer than this server's cache.
-            server.store.fresh(crate::store::Freshness::Newest).await?;
-        }
-        return bootstrap::verify(&server.store, text).ok_or_else(Status::unauthorized);
-    }
-    let audiences = [server.issuer.url.clone()];
-    if let Some(verified) = token::verify(&server.issuer, &server.store, text, &audiences) {
-        return Ok(verified.user);
-    }
-    // The service account may be newer than this server's cache.
-    if server.issuer.verify(text).is_some() {
-        server.store.fresh(crate::store::Freshness::Newest).await?;
-        if let Some(verified) = token::verify(&server.issuer, &server.store, text, &audiences) {
-            return Ok(verified.user);
-        }
-    }
-    Err(Status::unauthorized())
 }
 
 /// Tells users of a deprecated version, and refuses new objects of a definition that is being deleted.
@@ -277,19 +252,30 @@ async fn dispatch(call: &Arc<Call>, resource: &'static Resource, body: &[u8]) ->
         if !known.verbs.iter().any(|v| v == verb) {
             return Err(Status::method_not_allowed());
         }
-        return subresource::answer(call, resource, body).await;
+        return Box::pin(subresource::answer(call, resource, body)).await;
     }
     if !resource.is_stored() {
         return match verb {
-            "create" => crate::reviews::answer(call, resource, body).await,
+            "create" => Box::pin(crate::reviews::answer(call, resource, body)).await,
             _ => Err(Status::method_not_allowed()),
         };
     }
     if !resource.has_verb(verb) {
         return Err(Status::method_not_allowed());
     }
-    match verb {
-        "get" => read::get(call, resource).await,
+    if verb == "get" {
+        return read::get(call, resource).await;
+    }
+    // On the heap, so that a simple read does not move the room that the others need.
+    Box::pin(dispatch_stored(call, resource, body)).await
+}
+
+async fn dispatch_stored(
+    call: &Arc<Call>,
+    resource: &'static Resource,
+    body: &[u8],
+) -> Result<Response, Status> {
+    match call.info.verb.as_str() {
         "list" => list::list(call, resource).await,
         "watch" => watch::watch(call.clone(), resource).await,
         "create" => create::post(call, resource, body).await,

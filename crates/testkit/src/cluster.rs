@@ -189,6 +189,19 @@ impl Cluster {
         crate::raw::request(&self.pki, self.address, Some(&files), method, path, headers, body).await
     }
 
+    /// The same to another API server of this cluster.
+    pub async fn admin_request_at(
+        &self,
+        address: std::net::SocketAddr,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Result<(u16, String)> {
+        let files = self.pki.cluster.files("admin");
+        crate::raw::request(&self.pki, address, Some(&files), method, path, headers, body).await
+    }
+
     /// A GET with the certificate of an administrator: code, headers as they came, body.
     pub async fn admin_exchange(
         &self,

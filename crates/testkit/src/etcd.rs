@@ -65,6 +65,11 @@ impl Etcd {
             .collect()
     }
 
+    /// The process of a member, if it runs.
+    pub fn pid(&self, index: usize) -> Option<u32> {
+        self.members[index].child.as_ref().map(Child::id)
+    }
+
     /// Kills a member with SIGKILL.
     pub fn kill(&mut self, index: usize) -> Result<()> {
         if let Some(mut child) = self.members[index].child.take() {

@@ -106,9 +106,61 @@ async fn two_servers_agree() {
         panic!("{count} addresses expected");
     };
     wait_for(2).await;
+    let other = std::net::SocketAddr::new(cluster.address.ip(), port);
+    reads_see_what_the_other_server_acknowledged(&cluster, other).await;
     stop.cancel();
     second.await.unwrap().unwrap();
     wait_for(1).await;
+}
+
+/// Many reads at once through one server share their questions to etcd; each must see what was acknowledged by the other
+/// before it began.
+async fn reads_see_what_the_other_server_acknowledged(cluster: &Cluster, other: std::net::SocketAddr) {
+    const READERS: usize = 24;
+    let map = |number: u32| json!({"metadata": {"name": "m"}, "data": {"n": number.to_string()}});
+    let path = "/api/v1/namespaces/t/configmaps";
+    assert_eq!(api(cluster, "POST", path, map(0)).await.0, 201);
+    let path = "/api/v1/namespaces/t/configmaps/m";
+    let acknowledged = std::sync::atomic::AtomicU32::new(0);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let order = std::sync::atomic::Ordering::SeqCst;
+    let read = || async {
+        while !done.load(order) {
+            let before = acknowledged.load(order);
+            let (code, text) = cluster
+                .admin_request_at(other, "GET", path, &[], "")
+                .await
+                .unwrap();
+            assert_eq!(code, 200, "{text}");
+            let value: Value = serde_json::from_str(&text).unwrap();
+            let seen: u32 = value["data"]["n"].as_str().unwrap().parse().unwrap();
+            assert!(seen >= before, "{seen} after {before} was acknowledged");
+        }
+    };
+    let write = async {
+        for number in 1..=150 {
+            let (code, answer) = api(cluster, "PUT", path, map(number)).await;
+            assert_eq!(code, 200, "{answer}");
+            acknowledged.store(number, order);
+        }
+        done.store(true, order);
+    };
+    let readers = futures_of((0..READERS).map(|_| read()));
+    tokio::join!(write, readers);
+}
+
+/// Runs all of them at once.
+async fn futures_of<F: Future<Output = ()>>(futures: impl Iterator<Item = F>) {
+    let mut all: Vec<_> = futures.map(Box::pin).collect();
+    std::future::poll_fn(|cx| {
+        all.retain_mut(|one| one.as_mut().poll(cx).is_pending());
+        if all.is_empty() {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

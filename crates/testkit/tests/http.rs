@@ -257,7 +257,10 @@ async fn who_may_do_what() {
         "/openapi/v2",
         "/apis/apps/v1",
     ] {
-        assert_eq!(cluster.get_raw(path).await.unwrap().0, 401, "{path}");
+        // Who says nothing is known as anonymous, and forbidden; who says something wrong is not known.
+        let (code, body) = cluster.get_raw(path).await.unwrap();
+        assert_eq!(code, 403, "{path}");
+        assert!(body.contains("User \\\"system:anonymous\\\" cannot"), "{body}");
     }
 
     // Tokens: good, forged, of a deleted account.

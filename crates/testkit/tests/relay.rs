@@ -124,3 +124,81 @@ async fn exec_and_logs_reach_the_kubelet() {
     .await;
     assert_eq!(code, 400);
 }
+
+/// A pod that answers with the method that it was asked with, or a page with a link.
+async fn pod() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let request = head(&mut stream).await;
+                let mut words = request.split(' ');
+                let (method, path) = (words.next().unwrap(), words.next().unwrap());
+                let (kind, extra, body) = match path {
+                    "/page" => ("text/html; charset=utf-8", "", "<a href=\"/other\">x</a>"),
+                    "/moved" => ("text/plain", "location: /there?a=b\r\n", ""),
+                    _ => ("text/plain", "", method),
+                };
+                let code = if path == "/moved" { "302 Found" } else { "200 OK" };
+                let length = body.len();
+                let answer = format!(
+                    "HTTP/1.1 {code}\r\ncontent-type: {kind}\r\n{extra}content-length: {length}\r\nconnection: close\r\n\r\n{body}"
+                );
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                stream.shutdown().await.unwrap();
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_behind_a_proxy_is_found_below_its_path() {
+    let cluster = Cluster::start().await.unwrap();
+    namespace(&cluster, "t").await;
+    let address = pod().await;
+    let object = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "x"}]}});
+    let (code, answer) = api(&cluster, "POST", "/api/v1/namespaces/t/pods", object).await;
+    assert_eq!(code, 201, "{answer}");
+    let status = json!({"status": {"podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]}});
+    let (code, answer) = api(&cluster, "PATCH", "/api/v1/namespaces/t/pods/p/status", status).await;
+    assert_eq!(code, 200, "{answer}");
+    let proxy = format!("/api/v1/namespaces/t/pods/p:{}/proxy", address.port());
+
+    for method in ["DELETE", "OPTIONS", "PATCH", "POST", "PUT", "GET"] {
+        let path = format!("{proxy}/?method={method}");
+        let answer = cluster.admin_request(method, &path, &[], "").await.unwrap();
+        assert_eq!(answer, (200, method.to_owned()));
+    }
+    // Without a slash at the end only what reads is led to the one with it.
+    let (code, head, _) = cluster
+        .admin_exchange(&format!("{proxy}?method=GET"), &[])
+        .await
+        .unwrap();
+    assert_eq!(code, 301, "{head}");
+    assert!(
+        head.to_lowercase()
+            .contains(&format!("location: {proxy}/?method=get")),
+        "{head}"
+    );
+    let answer = cluster.admin_request("OPTIONS", &proxy, &[], "").await.unwrap();
+    assert_eq!(answer, (200, "OPTIONS".to_owned()));
+
+    let (code, body) = cluster
+        .admin_request("GET", &format!("{proxy}/page"), &[], "")
+        .await
+        .unwrap();
+    assert_eq!(code, 200);
+    assert!(
+        body.contains(&format!("<a href=\"{proxy}/other\">x</a>")),
+        "{body}"
+    );
+    let (code, head, _) = cluster
+        .admin_exchange(&format!("{proxy}/moved"), &[])
+        .await
+        .unwrap();
+    assert_eq!(code, 302, "{head}");
+    assert!(head.contains(&format!("location: {proxy}/there?a=b")), "{head}");
+}

@@ -7,10 +7,12 @@
 mod identity;
 mod issue;
 mod peer;
+mod unverified;
 
 pub use identity::{ClientAuth, IdentityFiles, client_config, install_provider, server_config};
 pub use issue::{Authority, Subject, expires_within};
 pub use peer::{Peer, peer_of};
+pub use unverified::unverified_client_config;
 
 /// What can go wrong while loading, checking or issuing certificates.
 #[derive(Debug, thiserror::Error)]

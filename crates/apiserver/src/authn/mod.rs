@@ -1,6 +1,7 @@
 //! Who sends a request: a client certificate, a service-account token, or nobody.
 
 pub mod bootstrap;
+pub mod client;
 pub mod issuer;
 pub mod token;
 

@@ -2,11 +2,12 @@
 
 use super::issuer::Issuer;
 use super::{AUTHENTICATED, SERVICE_ACCOUNT_PREFIX, SERVICE_ACCOUNTS, User};
-use crate::store::Store;
+use crate::store::{Object, ResourceCache, Store, builtin, object};
 use crate::time;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// What a token is for.
 #[derive(Clone, Debug, Default)]
@@ -62,13 +63,49 @@ pub struct Verified {
     pub user: User,
     /// Audiences that it is for.
     pub audiences: Vec<String>,
+    /// As long as this holds, another look at the token finds the same. None if that is not known.
+    pub basis: Option<Basis>,
+}
+
+/// What the validity of a token rests on.
+#[derive(Debug)]
+pub struct Basis {
+    /// Seconds since 1970.
+    end: i64,
+    objects: Vec<Found>,
+}
+
+impl Basis {
+    /// Whether all of it is as it was.
+    pub fn holds(&self) -> bool {
+        let unchanged = |found: &Found| {
+            let now = found.cache.get(&found.object.key);
+            now.is_some_and(|now| Arc::ptr_eq(&now, &found.object))
+        };
+        time::unix_seconds() < self.end && self.objects.iter().all(unchanged)
+    }
+}
+
+/// An object that a token needs.
+struct Found {
+    cache: Arc<ResourceCache>,
+    object: Arc<Object>,
+    /// It is being deleted, so that the passing of time changes what it is worth.
+    leaving: bool,
+}
+
+impl std::fmt::Debug for Found {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.object.key)
+    }
 }
 
 /// Checks signature, time, audience, and that the service account and what the token is bound to still exist.
 pub fn verify(issuer: &Issuer, store: &Store, token: &str, audiences: &[String]) -> Option<Verified> {
     let claims = issuer.verify(token)?;
     let now = time::unix_seconds();
-    let in_time = claims["exp"].as_i64()? > now && claims["nbf"].as_i64().is_none_or(|from| from <= now);
+    let end = claims["exp"].as_i64()?;
+    let in_time = end > now && claims["nbf"].as_i64().is_none_or(|from| from <= now);
     if claims["iss"] != issuer.url.as_str() || !in_time {
         return None;
     }
@@ -84,7 +121,7 @@ pub fn verify(issuer: &Issuer, store: &Store, token: &str, audiences: &[String])
     let private = &claims["kubernetes.io"];
     let namespace = private["namespace"].as_str()?;
     let (name, uid) = reference(&private["serviceaccount"])?;
-    exists(store, "serviceaccounts", namespace, name, uid)?;
+    let mut objects = vec![exists(store, "serviceaccounts", namespace, name, uid)?];
     let mut user = User {
         name: format!("{SERVICE_ACCOUNT_PREFIX}{namespace}:{name}"),
         uid: uid.to_owned(),
@@ -108,40 +145,49 @@ pub fn verify(issuer: &Issuer, store: &Store, token: &str, audiences: &[String])
         note("credential-id", &format!("JTI={jti}"));
     }
     if let Some((name, uid)) = reference(&private["pod"]) {
-        exists(store, "pods", namespace, name, uid)?;
+        objects.push(exists(store, "pods", namespace, name, uid)?);
         note("pod-name", name);
         note("pod-uid", uid);
     }
     if let Some((name, uid)) = reference(&private["secret"]) {
-        exists(store, "secrets", namespace, name, uid)?;
+        objects.push(exists(store, "secrets", namespace, name, uid)?);
     }
     if let Some((name, uid)) = reference(&private["node"]) {
         // A token of a pod only tells its node; one of a node itself is bound to it.
         if private["pod"].is_null() {
-            exists(store, "nodes", "", name, uid)?;
+            objects.push(exists(store, "nodes", "", name, uid)?);
         }
         note("node-name", name);
         note("node-uid", uid);
     }
-    Some(Verified { user, audiences })
+    let lasting = objects.iter().all(|found| !found.leaving);
+    Some(Verified {
+        user,
+        audiences,
+        basis: lasting.then_some(Basis { end, objects }),
+    })
 }
 
 fn reference(value: &Value) -> Option<(&str, &str)> {
     Some((value["name"].as_str()?, value["uid"].as_str()?))
 }
 
-/// Whether an object exists with this uid, and is not to be deleted for longer than a token of it may still be
-/// used.
-fn exists(store: &Store, plural: &str, namespace: &str, name: &str, uid: &str) -> Option<()> {
+/// An object with this uid, if it exists and is not being deleted for longer than a token of it may still be used.
+fn exists(store: &Store, plural: &str, namespace: &str, name: &str, uid: &str) -> Option<Found> {
     /// Upstream's leeway: containers that stop may still use the API.
     const DELETION_LEEWAY_SECONDS: i64 = 60;
-    let object = store.cached_by_name("", plural, namespace, name)?;
+    let resource = builtin("", plural)?;
+    let cache = store.cache(resource).ok()?;
+    let object = cache.get(&object::key(resource, namespace, name))?;
     // With each request: only what is asked for is read, the rest is skipped where it lies.
     let Identified { metadata } = serde_json::from_slice(&object.bytes).ok()?;
     let deleted = metadata.deletion_timestamp.and_then(|t| time::parse(&t));
-    let deleted = deleted.unwrap_or(i64::MAX);
-    let usable = deleted.saturating_add(DELETION_LEEWAY_SECONDS) > time::unix_seconds();
-    (metadata.uid == uid && usable).then_some(())
+    let until = deleted.map_or(i64::MAX, |at| at.saturating_add(DELETION_LEEWAY_SECONDS));
+    (metadata.uid == uid && until > time::unix_seconds()).then_some(Found {
+        cache,
+        leaving: deleted.is_some(),
+        object,
+    })
 }
 
 /// What [`exists`] reads of an object.

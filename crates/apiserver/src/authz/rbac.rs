@@ -2,11 +2,11 @@
 
 use super::{Attributes, Rule};
 use crate::authn::{SERVICE_ACCOUNT_PREFIX, User};
-use crate::store::{Object, Store};
+use crate::store::{Object, ResourceCache, Store};
 use arc_swap::ArcSwap;
 use serde_json::Value;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 const SOURCES: [&str; 4] = ["clusterroles", "clusterrolebindings", "roles", "rolebindings"];
@@ -14,6 +14,8 @@ const SOURCES: [&str; 4] = ["clusterroles", "clusterrolebindings", "roles", "rol
 /// The index, rebuilt when a role or binding has changed.
 pub struct Rbac {
     index: ArcSwap<Index>,
+    /// The caches of [`SOURCES`], which are the same as long as the server runs.
+    caches: OnceLock<[Option<Arc<ResourceCache>>; 4]>,
 }
 
 /// Rules by subject.
@@ -37,17 +39,18 @@ impl Rbac {
     pub fn new() -> Self {
         Self {
             index: ArcSwap::from_pointee(Index::default()),
+            caches: OnceLock::new(),
         }
     }
 
     /// The rules as the cache has them now.
     pub fn current(&self, store: &Store) -> Arc<Index> {
-        let revisions = SOURCES.map(|plural| {
-            let resource = crate::store::builtin(GROUP, plural);
-            resource
-                .and_then(|r| store.cache(r).ok())
-                .map_or(0, |cache| cache.last_revision())
-        });
+        let caches = self
+            .caches
+            .get_or_init(|| SOURCES.map(|plural| store.cache(crate::store::builtin(GROUP, plural)?).ok()));
+        let revisions = caches
+            .each_ref()
+            .map(|cache| cache.as_ref().map_or(0, |cache| cache.last_revision()));
         let index = self.index.load_full();
         if index.revisions == revisions {
             return index;

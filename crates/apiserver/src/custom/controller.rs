@@ -154,11 +154,11 @@ async fn clean_up(
 fn internal_call(server: &Arc<Server>, resource: &Resource, name: &str, subresource: &str) -> Call {
     Call {
         server: server.clone(),
-        user: User {
+        user: Arc::new(User {
             name: "system:apiserver".into(),
             groups: vec![MASTERS.into()],
             ..User::default()
-        },
+        }),
         info: RequestInfo {
             verb: "update".into(),
             group: resource.group.to_string(),

@@ -68,6 +68,8 @@ pub enum Body {
     Stream(BoxStream<'static, Bytes>),
     /// The body of another server's answer.
     Relay(hyper::body::Incoming),
+    /// The same, of a page whose links change.
+    Page(Box<crate::links::Page>),
     /// A body with something that lives as long as it does.
     Held(
         Box<Body>,
@@ -95,7 +97,7 @@ impl Body {
 
     /// Keeps something until a stream ends. A body that is complete already keeps nothing.
     pub fn hold(&mut self, what: impl Send + 'static) {
-        if matches!(self, Self::Stream(_) | Self::Relay(_)) {
+        if matches!(self, Self::Stream(_) | Self::Relay(_) | Self::Page(_)) {
             let body = std::mem::replace(self, Self::empty());
             *self = Self::Held(Box::new(body), Box::new(what));
         }
@@ -106,7 +108,7 @@ impl Body {
         match self {
             Self::Chunks(chunks) => Some(chunks.iter().map(|c| c.len() as u64).sum()),
             Self::Lazy { remaining, .. } => Some(*remaining),
-            Self::Gzip(_) | Self::Stream(_) | Self::Relay(_) | Self::Held(..) => None,
+            Self::Gzip(_) | Self::Stream(_) | Self::Relay(_) | Self::Page(_) | Self::Held(..) => None,
         }
     }
 
@@ -148,6 +150,7 @@ impl HttpBody for Body {
                 .poll_next(cx)
                 .map(|chunk| chunk.map(|c| Ok(Frame::data(c)))),
             Self::Relay(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Page(page) => page.poll_frame(cx),
             Self::Held(body, _) => Pin::new(body.as_mut()).poll_frame(cx),
         }
     }
@@ -157,7 +160,7 @@ impl HttpBody for Body {
             Self::Chunks(chunks) => chunks.is_empty(),
             Self::Lazy { remaining, .. } => *remaining == 0,
             Self::Gzip(gzip) => gzip.encoder.is_none(),
-            Self::Stream(_) => false,
+            Self::Stream(_) | Self::Page(_) => false,
             Self::Relay(body) => body.is_end_stream(),
             Self::Held(body, _) => body.is_end_stream(),
         }

@@ -68,6 +68,9 @@ pub fn decode_path(text: &str) -> String {
 }
 
 fn percent(text: &str, plus: bool) -> String {
+    if !text.bytes().any(|b| b == b'%' || (plus && b == b'+')) {
+        return text.to_owned();
+    }
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut i = 0;

@@ -91,7 +91,7 @@ impl RequestInfo {
                 }
             }
             Method::GET | Method::HEAD => "get",
-            _ => "unknown",
+            _ => "",
         }
     }
 

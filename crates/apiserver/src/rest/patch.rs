@@ -63,6 +63,14 @@ impl Patch {
                         format!("the server rejected our request due to an error in our request: {e}"),
                     )
                 })?;
+                // What was only shown is not stored.
+                let empty = new["status"].as_object().is_some_and(serde_json::Map::is_empty);
+                if empty
+                    && old.get("status").is_none()
+                    && let Some(o) = new.as_object_mut()
+                {
+                    o.shift_remove("status");
+                }
                 Ok(new)
             }
             Self::Merge(patch) => Ok(schema::merge_patch(old, patch)),
@@ -147,6 +155,10 @@ mod tests {
         let patch = Patch::Json(serde_json::from_value(patch).unwrap());
         let new = patch.apply(resource, &json!({"metadata": {}})).unwrap();
         assert_eq!(new, json!({"metadata": {}, "status": {"allocation": {}}}));
+        let other = json!([{"op": "add", "path": "/metadata/labels", "value": {}}]);
+        let other = Patch::Json(serde_json::from_value(other).unwrap());
+        let new = other.apply(resource, &json!({"metadata": {}})).unwrap();
+        assert_eq!(new, json!({"metadata": {"labels": {}}}));
         let storage = schema::registry()
             .find("storage.k8s.io", "v1", "storageclasses")
             .unwrap();

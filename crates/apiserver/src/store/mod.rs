@@ -11,6 +11,7 @@ mod dynamic;
 mod feed;
 pub mod object;
 mod read_index;
+mod timer;
 mod write;
 
 pub use cache::{Event, EventKind, ResourceCache};

@@ -6,9 +6,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use std::sync::Arc;
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 
 /// Most of an answer that is read, as upstream.
@@ -75,7 +73,7 @@ pub async fn get(
         .map_err(|e| format!("dial tcp {authority}: {e}"))?;
     if action.scheme.as_deref() == Some("HTTPS") {
         let name = ServerName::try_from(host.to_owned()).map_err(|e| e.to_string())?;
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(trusting()));
+        let connector = tokio_rustls::TlsConnector::from(tls::unverified_client_config());
         let stream = connector.connect(name, stream).await.map_err(|e| e.to_string())?;
         exchange(TokioIo::new(stream), request).await
     } else {
@@ -105,53 +103,5 @@ where
     tokio::select! {
         result = talk => result,
         () = drive => Err("the connection ended".into()),
-    }
-}
-
-fn trusting() -> rustls::ClientConfig {
-    tls::install_provider();
-    rustls::ClientConfig::builder()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate))
-        .with_no_client_auth()
-}
-
-#[derive(Debug)]
-struct AnyCertificate;
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        rustls::crypto::ring::default_provider()
-            .signature_verification_algorithms
-            .supported_schemes()
     }
 }

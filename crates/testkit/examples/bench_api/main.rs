@@ -15,6 +15,10 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+/// As in the `hikube` binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Objects of the large list.
 const OBJECTS: usize = 20_000;
 /// Bytes of data in each.
@@ -44,6 +48,9 @@ enum Arguments {
         /// Connected watchers.
         #[arg(long, default_value_t = 1000)]
         watchers: usize,
+        /// Only these loads, for work on one of them: gets, lists, watchers, creates.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
     },
 }
 
@@ -54,6 +61,8 @@ struct Row {
     target: f64,
     /// What bare etcd does in the same run.
     etcd: Option<f64>,
+    /// Processor time of server and etcd for each request, in microseconds.
+    cost: Option<[f64; 2]>,
     /// More is better.
     more: bool,
     limit: &'static str,
@@ -63,19 +72,43 @@ fn main() -> Result<()> {
     tls::install_provider();
     match Arguments::parse() {
         Arguments::Serve { dir, port, etcd } => setup::serve(&dir, port, etcd),
-        Arguments::Run { seconds, watchers } => {
+        Arguments::Run {
+            seconds,
+            watchers,
+            only,
+        } => {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .enable_all()
                 .build()?;
-            let rows = runtime.block_on(measure(Duration::from_secs(seconds), watchers))?;
+            let rows = runtime.block_on(measure(Duration::from_secs(seconds), watchers, &only))?;
             println!("{}", table(&rows));
             Ok(())
         }
     }
 }
 
-async fn measure(length: Duration, watchers: usize) -> Result<Vec<Row>> {
+async fn measure(length: Duration, watchers: usize, only: &[String]) -> Result<Vec<Row>> {
+    let wanted = |load: &str| only.is_empty() || only.iter().any(|o| o == load);
+    let (bench, mut rows) = start(only.is_empty()).await?;
+    if wanted("gets") {
+        rows.push(gets(&bench, length).await?);
+    }
+    if wanted("lists") {
+        rows.push(lists(&bench, length).await?);
+        rows.push(memory(&bench, "after the lists, MB resident", 150.0)?);
+    }
+    if wanted("watchers") {
+        rows.push(fan(&bench, watchers, length).await?);
+    }
+    if wanted("creates") {
+        rows.push(creates(&bench, length).await?);
+    }
+    Ok(rows)
+}
+
+/// A server with its objects, and what its start and its rest cost.
+async fn start(idle: bool) -> Result<(Bench, Vec<Row>)> {
     let mut rows = Vec::new();
     let (mut bench, first) = Bench::start().await?;
     rows.push(row(
@@ -95,26 +128,32 @@ async fn measure(length: Duration, watchers: usize) -> Result<Vec<Row>> {
     ));
     bench.prepare().await?;
     rows.push(memory(&bench, "idle, MB resident", 40.0)?);
-    let before = bench.server.cpu()?;
-    tokio::time::sleep(IDLE).await;
-    let busy = (bench.server.cpu()? - before).as_secs_f64() / IDLE.as_secs_f64() * 100.0;
-    rows.push(row(
-        "idle, % of a core",
-        busy,
-        0.5,
-        false,
-        "keep-alives and lease renewal",
-    ));
-
+    if idle {
+        let before = bench.server.cpu()?;
+        tokio::time::sleep(IDLE).await;
+        let busy = (bench.server.cpu()? - before).as_secs_f64() / IDLE.as_secs_f64() * 100.0;
+        rows.push(row(
+            "idle, % of a core",
+            busy,
+            0.5,
+            false,
+            "keep-alives and lease renewal",
+        ));
+    }
     let started = Instant::now();
     bench.fill(OBJECTS).await?;
     eprintln_progress(&format!("filled in {:.1} s", started.elapsed().as_secs_f64()));
     rows.push(memory(&bench, "with 20,000 ConfigMaps, MB resident", 150.0)?);
+    Ok((bench, rows))
+}
 
+async fn gets(bench: &Bench, length: Duration) -> Result<Row> {
     let etcd = bench.etcd_gets(length).await?;
-    let gets = wrk::get(&bench, length, 32, "/api/v1/namespaces/load/configmaps/c00007")?;
-    rows.push(Row {
+    let path = "/api/v1/namespaces/load/configmaps/c00007";
+    let (gets, cost) = costing(bench, length, || wrk::get(bench, length, 32, path))?;
+    Ok(Row {
         etcd: Some(etcd),
+        cost: Some(cost),
         ..row(
             "GETs of one object/s, linearizable",
             gets,
@@ -122,11 +161,16 @@ async fn measure(length: Duration, watchers: usize) -> Result<Vec<Row>> {
             true,
             "processor: TLS and system calls, shared with wrk and etcd",
         )
-    });
+    })
+}
+
+async fn lists(bench: &Bench, length: Duration) -> Result<Row> {
     let etcd = bench.etcd_lists(length).await?;
-    let lists = wrk::get(&bench, length, 4, "/api/v1/namespaces/load/configmaps")?;
-    rows.push(Row {
+    let path = "/api/v1/namespaces/load/configmaps";
+    let (lists, cost) = costing(bench, length, || wrk::get(bench, length, 4, path))?;
+    Ok(Row {
         etcd: Some(etcd),
+        cost: Some(cost),
         ..row(
             "full lists of 20,000/s",
             lists,
@@ -134,31 +178,49 @@ async fn measure(length: Duration, watchers: usize) -> Result<Vec<Row>> {
             true,
             "TLS and copies of the kernel, shared with wrk",
         )
-    });
-    rows.push(memory(&bench, "after the lists, MB resident", 150.0)?);
+    })
+}
 
-    let fan = watchers::run(&bench, watchers, length).await?;
+async fn fan(bench: &Bench, watchers: usize, length: Duration) -> Result<Row> {
+    let fan = watchers::run(bench, watchers, length).await?;
     // A slow machine does not reach the pace, and then the delay is of fewer changes than the aim's.
     let name = format!(
         "{watchers} watchers, {:.0} changes/s (of 200 wanted): p99 delivery, ms",
         fan.changes_per_second
     );
-    rows.push(row(
+    Ok(row(
         &name,
         fan.p99_ms,
         50.0,
         false,
         "processor: a write to a socket for each watcher and batch",
-    ));
+    ))
+}
 
+async fn creates(bench: &Bench, length: Duration) -> Result<Row> {
     let etcd = bench.etcd_creates(length).await?;
-    let creates = wrk::create(&bench, length, 32)?;
+    let (creates, cost) = costing(bench, length, || wrk::create(bench, length, 32))?;
     let target = (2.0 * 1970.0f64).max(0.8 * etcd);
-    rows.push(Row {
+    Ok(Row {
         etcd: Some(etcd),
+        cost: Some(cost),
         ..row("creates/s", creates, target, true, "etcd's disk and processor")
-    });
-    Ok(rows)
+    })
+}
+
+/// A load's rate, and what each of its requests cost the server and etcd in microseconds of processor time. Unlike the
+/// rate, the cost hardly depends on what else the machine does.
+fn costing(bench: &Bench, length: Duration, load: impl FnOnce() -> Result<f64>) -> Result<(f64, [f64; 2])> {
+    let before = bench.cpu()?;
+    let rate = load()?;
+    let after = bench.cpu()?;
+    let requests = rate * length.as_secs_f64();
+    let cost = [0, 1].map(|i| (after[i] - before[i]).as_secs_f64() * 1e6 / requests);
+    eprintln_progress(&format!(
+        "for each request: server {:.1} us, etcd {:.1} us",
+        cost[0], cost[1]
+    ));
+    Ok((rate, cost))
 }
 
 fn row(name: &str, ours: f64, target: f64, more: bool, limit: &'static str) -> Row {
@@ -167,6 +229,7 @@ fn row(name: &str, ours: f64, target: f64, more: bool, limit: &'static str) -> R
         ours,
         target,
         etcd: None,
+        cost: None,
         more,
         limit,
     }
@@ -184,7 +247,7 @@ fn memory(bench: &Bench, name: &str, target: f64) -> Result<Row> {
 
 fn table(rows: &[Row]) -> String {
     let mut out = String::from(
-        "| | measured | aim | reached | bare etcd | of bare etcd | likely limit (not profiled) |\n|---|---|---|---|---|---|---|\n",
+        "| | measured | aim | reached | bare etcd | of bare etcd | CPU of server + etcd, µs each | limit |\n|---|---|---|---|---|---|---|---|\n",
     );
     for row in rows {
         let reached = if row.more {
@@ -196,10 +259,13 @@ fn table(rows: &[Row]) -> String {
             || "|".to_owned(),
             |e| format!("{} | {:.0} %", number(e), row.ours / e * 100.0),
         );
+        let cost = row.cost.map_or_else(String::new, |[server, etcd]| {
+            format!("{} + {}", number(server), number(etcd))
+        });
         // Writing to a string cannot fail.
         let _ = writeln!(
             out,
-            "| {} | {} | {} | {:.2} x | {etcd} | {} |",
+            "| {} | {} | {} | {:.2} x | {etcd} | {cost} | {} |",
             row.name,
             number(row.ours),
             number(row.target),

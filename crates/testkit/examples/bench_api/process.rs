@@ -7,6 +7,21 @@ use std::time::Duration;
 /// Ticks of processor time in a second, the same on every Linux (`USER_HZ`).
 const TICKS_PER_SECOND: u64 = 100;
 
+/// Processor time of a process so far.
+pub fn cpu(pid: u32) -> Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, fields) = stat.rsplit_once(") ").context("no name")?;
+    // utime and stime are fields 14 and 15; the state, after the name, is field 3.
+    let ticks = fields
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .filter_map(|f| f.parse::<u64>().ok());
+    Ok(Duration::from_millis(
+        ticks.sum::<u64>() * 1000 / TICKS_PER_SECOND,
+    ))
+}
+
 /// A child that is killed when it is dropped.
 pub struct Server(pub Child);
 
@@ -24,17 +39,7 @@ impl Server {
 
     /// Processor time so far.
     pub fn cpu(&self) -> Result<Duration> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id()))?;
-        let (_, fields) = stat.rsplit_once(") ").context("no name")?;
-        // utime and stime are fields 14 and 15; the state, after the name, is field 3.
-        let ticks = fields
-            .split(' ')
-            .skip(11)
-            .take(2)
-            .filter_map(|f| f.parse::<u64>().ok());
-        Ok(Duration::from_millis(
-            ticks.sum::<u64>() * 1000 / TICKS_PER_SECOND,
-        ))
+        cpu(self.0.id())
     }
 
     /// Ends it with SIGKILL.

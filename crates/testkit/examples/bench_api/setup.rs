@@ -84,6 +84,12 @@ impl Bench {
         Ok((bench, started.elapsed()))
     }
 
+    /// Processor time of the server and of etcd so far.
+    pub fn cpu(&self) -> Result<[Duration; 2]> {
+        let etcd = self.etcd.pid(0).context("etcd does not run")?;
+        Ok([self.server.cpu()?, crate::process::cpu(etcd)?])
+    }
+
     /// Kills the server and starts it again.
     pub async fn restart(&mut self) -> Result<Duration> {
         self.server.kill();

@@ -41,7 +41,14 @@ pub async fn run(bench: &Bench, watchers: usize, length: Duration) -> Result<Fan
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     eprintln_progress(&format!("{watchers} watchers"));
+    let before = bench.cpu()?;
     let (changes, took) = change(bench, epoch, length).await?;
+    let after = bench.cpu()?;
+    eprintln_progress(&format!(
+        "server {:.0} %, etcd {:.0} % of a core",
+        (after[0] - before[0]).as_secs_f64() / took.as_secs_f64() * 100.0,
+        (after[1] - before[1]).as_secs_f64() / took.as_secs_f64() * 100.0
+    ));
     // What is under way still arrives.
     tokio::time::sleep(Duration::from_secs(1)).await;
     stop.send_replace(true);
@@ -61,6 +68,11 @@ pub async fn run(bench: &Bench, watchers: usize, length: Duration) -> Result<Fan
         all.len(),
         changes * watchers
     );
+    eprintln_progress(&format!(
+        "delivery: median {:.1} ms, p99 {:.1} ms",
+        f64::from(all[all.len() / 2]) / 1000.0,
+        f64::from(all[all.len() * 99 / 100]) / 1000.0
+    ));
     Ok(Fan {
         p99_ms: f64::from(all[all.len() * 99 / 100]) / 1000.0,
         changes_per_second: changes as f64 / took.as_secs_f64(),
