@@ -135,6 +135,9 @@ impl World {
                 self.block(away, 1500 * MILLI);
                 self.soon(900 * MILLI, 400 * MILLI, Step::Rot { away });
             }
+            // One that was stopped has not told its disk what is durable, as it does when it is idle: then rot of the last
+            // record looks like a torn end.
+            Step::Rot { .. } if self.replicas[victim].paused_until + SECOND > self.now => self.begin_combo(),
             Step::Rot { away } => {
                 let other = MEMBERS - victim - away;
                 let disk = self.replicas[victim].disk.clone();

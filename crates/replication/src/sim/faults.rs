@@ -69,6 +69,8 @@ const FAULTS: Nanos = 12 * SECOND;
 const SETTLE: Nanos = 30 * SECOND;
 /// With everything repaired no request may wait for so long.
 const PATIENCE: Nanos = 5 * SECOND;
+/// Longest delay of a message.
+const LATE: Nanos = 3 * SECOND;
 /// With one member gone no request may take longer: hedges and races, no timeouts.
 const LONGEST_PAUSE_MS: u64 = 1500;
 
@@ -85,6 +87,7 @@ impl World {
         self.advance(self.now + FAULTS, |_| false)?;
         self.repair()?;
         self.lose_one()?;
+        self.scrub_all()?;
         self.compare()
     }
 
@@ -145,6 +148,11 @@ impl World {
 
     /// One more member is lost while everything is well: nothing may pause.
     fn lose_one(&mut self) -> Result<(), String> {
+        // What engines that are gone had asked may still be on its way, and is answered first.
+        self.slow = true;
+        self.advance(self.now + LATE, |_| false)?;
+        self.advance(self.now + SETTLE, World::settled)?;
+        self.slow = false;
         let replica = self.rng.below(MEMBERS as u64) as usize;
         let silent = self.rng.percent(50);
         self.replicas[replica].down_until = Nanos::MAX;
@@ -341,7 +349,8 @@ impl World {
     fn media_fault(&mut self) {
         let replica = self.profile.victim;
         if self.profile.rot {
-            let kind = ["data", "data", "meta", "journal", "state"][self.rng.below(5) as usize];
+            let kinds = ["data", "data", "meta", "journal", "state", "snap."];
+            let kind = kinds[self.rng.below(if self.scrubs { 6 } else { 5 }) as usize];
             let disk = self.replicas[replica].disk.clone();
             disk.rot(kind, &mut self.rng);
         } else if self.profile.eio && !self.profile.suffered {

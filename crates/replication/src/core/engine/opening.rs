@@ -185,7 +185,12 @@ impl Engine {
         }
         peer.learner = promise.copying;
         peer.stage = Stage::Promised;
+        // It may have been told of more than those whose promises came first.
+        let flushed = promise.flushed;
         peer.promise = Some(promise);
+        if let Some(plan) = &self.plan {
+            self.stream.durable = self.stream.durable.max(flushed.min(plan.recovery));
+        }
     }
 
     /// Chooses the log once enough members have promised.

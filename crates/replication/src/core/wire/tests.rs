@@ -8,6 +8,12 @@ fn sample() -> Vec<Message> {
         instance: 1 << 100,
     };
     let data = Bytes::from(vec![5u8; 8192]);
+    let bad = BlockEntry {
+        block: 8,
+        version: 2,
+        crc: 1,
+        kind: BlockKind::Bad,
+    };
     vec![
         Message::Hello,
         Message::Prepare { epoch },
@@ -88,6 +94,21 @@ fn sample() -> Vec<Message> {
                 seq: 2,
                 blocks: 4,
             }],
+        },
+        Message::Repair {
+            epoch,
+            seen: bad,
+            good: BlockEntry {
+                kind: BlockKind::Data,
+                ..bad
+            },
+            snapshot: 3,
+            data: data.slice(..4096),
+        },
+        Message::Damaged {
+            epoch,
+            snapshot: 3,
+            blocks: vec![bad],
         },
         Message::Failed {
             reason: "disk".into(),
