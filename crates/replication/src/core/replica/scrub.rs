@@ -446,7 +446,10 @@ impl Replica {
             self.scrub.told_to = (layer, block);
             match self.scrub_look(layer, block)? {
                 // It was written anew, or its snapshot is gone.
-                None => self.scrub_good(layer, block),
+                None => {
+                    self.scrub_good(layer, block);
+                    self.scrub_not_kept(layer, block)?;
+                }
                 Some(entry) => still.push((
                     layer,
                     BlockEntry {
@@ -467,6 +470,26 @@ impl Replica {
                 blocks: group.iter().map(|(_, b)| *b).collect(),
             };
             out.push(ReplicaAction::Send { session, message });
+        }
+        Ok(())
+    }
+
+    /// A bad block of the volume was written anew before it was repaired: snapshots that needed it have nothing of it.
+    fn scrub_not_kept(&mut self, layer: Seq, block: u64) -> Outcome {
+        if layer > 0 {
+            return Ok(());
+        }
+        for snapshot in self.snapshots() {
+            let bad = self.scrub_look(snapshot.seq, block)?.is_some();
+            if bad && self.scrub.found.insert((snapshot.seq, block)) {
+                let scrub = &mut self.state.scrub;
+                let of = if scrub.running {
+                    &mut scrub.pass
+                } else {
+                    &mut scrub.last
+                };
+                of.found_blocks += 1;
+            }
         }
         Ok(())
     }
