@@ -43,7 +43,10 @@ fn named_seeds() {
         // between (stale read).
         3650,
         // What an older snapshot needed was kept for a newer one that was just being dropped: the learners got neither.
-        685, 5479,
+        685, 5479, // A learner that had begun an epoch without a record was waited for for ever.
+        3092,
+        // A member refused an engine that was just opening with the two others, and was never asked again.
+        3176,
         // A snapshot was acknowledged when another engine had dropped it: a fault of the model.
         6372,
     ];
