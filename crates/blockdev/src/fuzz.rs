@@ -264,7 +264,9 @@ fn check_accepted(command: &Command, request: &Request, session: &Session, size:
     }
     let end = request.offset.checked_add(u64::from(request.len));
     let inside = end.is_some_and(|end| end <= size);
-    let aligned = request.offset % u64::from(session.export.block_bytes) == 0;
+    let aligned = request
+        .offset
+        .is_multiple_of(u64::from(session.export.block_bytes));
     let writes = matches!(command, Command::Write { .. } | Command::Zero { .. });
     let carries = matches!(command, Command::Read { .. } | Command::Write { .. });
     let fits = !carries || request.len <= MAX_REQUEST_BYTES;

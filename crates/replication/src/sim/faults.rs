@@ -1,8 +1,8 @@
 //! What goes wrong, and the course of a run.
 
 use super::world::{Event, MEMBERS, World};
-use crate::core::engine::MemberState;
-use crate::core::replica::FormatAs;
+use crate::core::engine::{MemberState, MemberStatus};
+use crate::core::replica::{FormatAs, Replica};
 use crate::core::rng::Rng;
 use crate::core::types::{MILLI, Nanos, SECOND};
 
@@ -357,5 +357,33 @@ impl World {
             self.profile.suffered = true;
             self.replicas[replica].disk.fail_next_sync();
         }
+    }
+
+    /// Its disk loses what it had.
+    pub(super) fn bad_media(&self, replica: usize) -> bool {
+        self.profile.victim == replica
+            && (self.profile.rot || self.profile.combo == super::combos::Combo::Lie)
+    }
+
+    /// All members complete, as the newest engine sees it.
+    pub(super) fn settled(&self) -> bool {
+        self.engines.last().is_some_and(|e| {
+            let status = e.engine.status();
+            let level = |m: &MemberStatus| {
+                m.state == MemberState::Complete && m.durable_seq + 64 >= status.durable_seq
+            };
+            e.opened && !e.gone && status.members.iter().all(level)
+        })
+    }
+
+    /// Why the world is not settled.
+    pub(super) fn describe(&self) -> String {
+        let engine = self.engines.last().map(|e| (e.gone, e.engine.status()));
+        let replicas: Vec<_> = self
+            .replicas
+            .iter()
+            .map(|r| r.replica.as_ref().map(Replica::status))
+            .collect();
+        format!("engine {engine:?}\nreplicas {replicas:?}")
     }
 }

@@ -47,6 +47,9 @@ fn named_seeds() {
         3092,
         // A member refused an engine that was just opening with the two others, and was never asked again.
         3176,
+        // A member that was told to begin the epoch was not told of those that began it meanwhile, and later believed one of
+        // them that had been set back.
+        5991,
         // A snapshot was acknowledged when another engine had dropped it: a fault of the model.
         6372,
     ];

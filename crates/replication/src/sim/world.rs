@@ -5,7 +5,7 @@ use super::disk::SimDisk;
 use super::model::Model;
 use super::network::{Link, Session};
 use super::{Options, Outcome};
-use crate::core::engine::{Engine, EngineAction, EngineEvent, EngineSettings, MemberState, MemberStatus};
+use crate::core::engine::{Engine, EngineAction, EngineEvent, EngineSettings};
 use crate::core::replica::{FormatAs, Replica, ReplicaAction, ReplicaSettings, SyncJob};
 use crate::core::rng::Rng;
 use crate::core::types::{BLOCK, Class, MILLI, Member, Nanos, ReplicaId, SECOND, VolumeMeta};
@@ -497,11 +497,6 @@ impl World {
         }
     }
 
-    /// Its disk loses what it had.
-    fn bad_media(&self, replica: usize) -> bool {
-        self.profile.victim == replica && (self.profile.rot || self.profile.combo == Combo::Lie)
-    }
-
     pub(super) fn replica_message(&mut self, replica: usize, session: usize, message: Message) {
         let mut actions = Vec::new();
         let now = self.now;
@@ -590,27 +585,5 @@ impl World {
             r.synced(now, ticket, result, &mut actions);
         }
         self.replica_work(replica, actions);
-    }
-
-    /// All members complete, as the newest engine sees it.
-    pub(super) fn settled(&self) -> bool {
-        self.engines.last().is_some_and(|e| {
-            let status = e.engine.status();
-            let level = |m: &MemberStatus| {
-                m.state == MemberState::Complete && m.durable_seq + 64 >= status.durable_seq
-            };
-            e.opened && !e.gone && status.members.iter().all(level)
-        })
-    }
-
-    /// Why the world is not settled.
-    pub(super) fn describe(&self) -> String {
-        let engine = self.engines.last().map(|e| (e.gone, e.engine.status()));
-        let replicas: Vec<_> = self
-            .replicas
-            .iter()
-            .map(|r| r.replica.as_ref().map(Replica::status))
-            .collect();
-        format!("engine {engine:?}\nreplicas {replicas:?}")
     }
 }

@@ -178,8 +178,8 @@ impl Engine {
         })
     }
 
-    /// A member takes part: the others are to remember it. It remembers itself already, durably, so who knows less of
-    /// itself than others know of it was set back.
+    /// A member takes part: the others are to remember it, and it those that came to take part while it was told to. It
+    /// remembers itself already, durably, so who knows less of itself than others know of it was set back.
     fn remember(&mut self, newcomer: usize) {
         let Some(plan) = &self.plan else { return };
         let history = plan.history.clone();
@@ -187,7 +187,7 @@ impl Engine {
             self.known.retain(|p| p.id != memory.id);
             self.known.push(memory);
         }
-        for member in (0..self.peers.len()).filter(|m| *m != newcomer) {
+        for member in 0..self.peers.len() {
             if self.peers[member].stage == Stage::Live {
                 let (epoch, history, peers) = (self.epoch, history.clone(), self.known.clone());
                 self.send(

@@ -8,12 +8,6 @@ fn sample() -> Vec<Message> {
         instance: 1 << 100,
     };
     let data = Bytes::from(vec![5u8; 8192]);
-    let bad = BlockEntry {
-        block: 8,
-        version: 2,
-        crc: 1,
-        kind: BlockKind::Bad,
-    };
     vec![
         Message::Hello,
         Message::Prepare { epoch },
@@ -95,6 +89,26 @@ fn sample() -> Vec<Message> {
                 blocks: 4,
             }],
         },
+        Message::Failed {
+            reason: "disk".into(),
+        },
+    ]
+}
+
+/// What a scrub leads to.
+fn repairs() -> Vec<Message> {
+    let epoch = Epoch {
+        counter: 7,
+        instance: 1 << 100,
+    };
+    let data = Bytes::from(vec![5u8; 4096]);
+    let bad = BlockEntry {
+        block: 8,
+        version: 2,
+        crc: 1,
+        kind: BlockKind::Bad,
+    };
+    vec![
         Message::Repair {
             epoch,
             seen: bad,
@@ -103,22 +117,19 @@ fn sample() -> Vec<Message> {
                 ..bad
             },
             snapshot: 3,
-            data: data.slice(..4096),
+            data,
         },
         Message::Damaged {
             epoch,
             snapshot: 3,
             blocks: vec![bad],
         },
-        Message::Failed {
-            reason: "disk".into(),
-        },
     ]
 }
 
 #[test]
 fn frames_round_trip_and_cut_frames_are_refused() {
-    for m in sample() {
+    for m in sample().into_iter().chain(repairs()) {
         let frame = m.to_bytes();
         assert_eq!(Message::decode(frame.clone()).unwrap(), m);
         for cut in [0, 1, frame.len() / 2, frame.len() - 1] {
