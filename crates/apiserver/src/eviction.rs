@@ -2,13 +2,17 @@
 
 use crate::call::Call;
 use crate::http::status::Status;
+use crate::rest::options::DeleteOptions;
 use crate::rest::update::{self, Part};
 use crate::store::builtin;
+use schema::Resource;
 use schema::selectors::LabelSelector;
 use serde_json::{Value, json};
 
 /// Evictions that the controller has not seen the effect of yet; more are refused.
 const MAX_DISRUPTED: usize = 2000;
+/// The condition of a pod that others end (KEP-3329).
+const DISRUPTION: &str = "DisruptionTarget";
 
 /// Takes a disruption from the budget that covers a pod, if there is one.
 pub async fn take_from_budget(
@@ -51,6 +55,55 @@ pub async fn take_from_budget(
     Ok(())
 }
 
+/// Says in the status of a pod that it does not end by its own failure, for whoever counts those (KEP-3329). The
+/// preconditions of the deletion hold for this write already; afterwards they name what it left.
+pub async fn note_disruption(
+    call: &Call,
+    pods: &'static Resource,
+    options: &mut DeleteOptions,
+) -> Result<(), Status> {
+    let (namespace, name) = (&call.info.namespace, &call.info.name);
+    let outcome = update::update_named(call, pods, Part::Raw, namespace, name, |old| {
+        let mut new = old.clone();
+        if let Some(uid) = &options.uid {
+            new["metadata"]["uid"] = uid.as_str().into();
+        }
+        if let Some(revision) = &options.revision {
+            new["metadata"]["resourceVersion"] = revision.as_str().into();
+        }
+        set_disruption(&mut new, &crate::time::now());
+        Ok(new)
+    })
+    .await?;
+    if let Some(revision) = &mut options.revision {
+        *revision = outcome.object().revision.to_string();
+    }
+    Ok(())
+}
+
+fn set_disruption(pod: &mut Value, now: &str) {
+    let (status, message) = ("True", "Eviction API: evicting");
+    let conditions = &mut pod["status"]["conditions"];
+    if !conditions.is_array() {
+        *conditions = json!([]);
+    }
+    let Some(conditions) = conditions.as_array_mut() else {
+        return;
+    };
+    let known = conditions.iter().position(|c| c["type"] == DISRUPTION);
+    if known.is_some_and(|i| conditions[i]["status"] == status) {
+        return;
+    }
+    let condition = json!({
+        "type": DISRUPTION, "status": status, "reason": "EvictionByEvictionAPI", "message": message,
+        "lastProbeTime": null, "lastTransitionTime": now,
+    });
+    match known {
+        Some(i) => conditions[i] = condition,
+        None => conditions.push(condition),
+    }
+}
+
 fn check(name: &str, budget: &Value) -> Result<(), Status> {
     let status = &budget["status"];
     let refuse = |message: String| {
@@ -88,4 +141,30 @@ fn check(name: &str, budget: &Value) -> Result<(), Status> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disruption_is_noted_once_and_nothing_else_changes() {
+        let mut pod = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        set_disruption(&mut pod, "2026-01-01T00:00:00Z");
+        let conditions = pod["status"]["conditions"].as_array().unwrap().clone();
+        assert_eq!(conditions[0], json!({"type": "Ready", "status": "True"}));
+        assert_eq!(conditions[1]["reason"], "EvictionByEvictionAPI");
+        let noted = pod.clone();
+        set_disruption(&mut pod, "2027-01-01T00:00:00Z");
+        assert_eq!(pod, noted);
+        pod["status"]["conditions"][1]["status"] = "False".into();
+        set_disruption(&mut pod, "2027-01-01T00:00:00Z");
+        assert_eq!(
+            pod["status"]["conditions"][1]["lastTransitionTime"],
+            "2027-01-01T00:00:00Z"
+        );
+        let mut bare = json!({});
+        set_disruption(&mut bare, "2026-01-01T00:00:00Z");
+        assert_eq!(bare["status"]["conditions"][0]["type"], DISRUPTION);
+    }
 }

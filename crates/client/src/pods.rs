@@ -3,6 +3,9 @@
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 
+/// All addresses of a host.
+const ANY_ADDRESS: &str = "0.0.0.0";
+
 /// The pod's phase; empty before the kubelet has reported.
 pub fn phase(pod: &Pod) -> &str {
     pod.status
@@ -55,6 +58,42 @@ pub fn is_available(pod: &Pod, min_ready_seconds: i32, now: k8s_openapi::jiff::T
     }
     ready_since(pod)
         .is_some_and(|since| now.duration_since(since.0).as_secs() >= i64::from(min_ready_seconds))
+}
+
+/// Protocol, address and number of a port on the host.
+pub type HostPort = (String, String, i32);
+
+/// The ports of the host that the containers and sidecars of a pod need.
+pub fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    let sidecars = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let ports = spec
+        .containers
+        .iter()
+        .chain(sidecars)
+        .flat_map(|container| container.ports.iter().flatten());
+    ports
+        .filter_map(|port| {
+            let number = port.host_port.filter(|number| *number > 0)?;
+            let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".into());
+            let ip = port
+                .host_ip
+                .clone()
+                .filter(|ip| !ip.is_empty())
+                .unwrap_or_else(|| ANY_ADDRESS.into());
+            Some((protocol, ip, number))
+        })
+        .collect()
+}
+
+/// Whether two ports of one host cannot both be had.
+pub fn ports_clash(one: &HostPort, other: &HostPort) -> bool {
+    let any = one.1 == ANY_ADDRESS || other.1 == ANY_ADDRESS;
+    one.0 == other.0 && one.2 == other.2 && (any || one.1 == other.1)
 }
 
 /// The node that the pod is bound to; empty when it is not.

@@ -1,7 +1,7 @@
 //! What a pod asks for and what a node has.
 
 use crate::quantity;
-use k8s_openapi::api::core::v1::{Container, Node, Pod, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Node, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use std::collections::BTreeMap;
 
@@ -87,6 +87,44 @@ pub fn requested(pod: &Pod) -> Amounts {
     )
 }
 
+/// What a pod takes of its node: as [`requested`], and while it is being resized the larger of what it asks for and
+/// what it has (KEP-1287). What the node can never give does not count.
+pub fn taken(pod: &Pod) -> Amounts {
+    let never = crate::pods::condition(pod, "PodResizePending")
+        .is_some_and(|condition| condition.reason.as_deref() == Some("Infeasible"));
+    requested_by(
+        pod,
+        |container| {
+            let asked = requests(container.resources.as_ref());
+            let Some(status) = status_of(pod, &container.name) else {
+                return asked;
+            };
+            let promised = status
+                .allocated_resources
+                .as_ref()
+                .map(|map| Amounts::parse(Some(map)));
+            let mut taken = match &promised {
+                Some(promised) if never => promised.clone(),
+                _ => asked,
+            };
+            taken.raise_to(&promised.unwrap_or_default());
+            taken.raise_to(&requests(status.resources.as_ref()));
+            taken
+        },
+        |own| own.requests.as_ref(),
+    )
+}
+
+fn status_of<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    let mut all = status
+        .container_statuses
+        .iter()
+        .chain(&status.init_container_statuses)
+        .flatten();
+    all.find(|status| status.name == name)
+}
+
 /// As [`requested`], for scoring: containers that ask for nothing count as using something.
 pub fn assumed(pod: &Pod) -> Amounts {
     let of = |container: &Container| {
@@ -158,6 +196,30 @@ pub fn allocatable(node: &Node) -> (Amounts, i64) {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_pod_takes_what_it_has_until_it_has_given_it_back() {
+        let pod = |asks: &str, promised: &str, has: &str, pending: &str| -> Amounts {
+            let pod = json!({"metadata": {}, "spec": {"containers": [
+                {"name": "a", "resources": {"requests": {"cpu": asks}}}]},
+                "status": {"conditions": [{"type": "PodResizePending", "status": "True", "reason": pending}],
+                    "containerStatuses": [{"name": "a", "ready": true, "restartCount": 0, "image": "", "imageID": "",
+                        "allocatedResources": {"cpu": promised}, "resources": {"requests": {"cpu": has}}}]}});
+            taken(&serde_json::from_value(pod).unwrap())
+        };
+        assert_eq!(pod("100m", "500m", "500m", "Deferred").milli_cpu, 500, "shrinks");
+        assert_eq!(
+            pod("900m", "500m", "500m", "Deferred").milli_cpu,
+            900,
+            "waits to grow"
+        );
+        assert_eq!(
+            pod("900m", "500m", "500m", "Infeasible").milli_cpu,
+            500,
+            "never will"
+        );
+        assert_eq!(pod("100m", "100m", "500m", "").milli_cpu, 500, "is being shrunk");
+    }
 
     #[test]
     fn init_containers_sidecars_and_overhead() {

@@ -1,7 +1,7 @@
 //! Selectors without allocation: labels, node selectors, taints and tolerations.
 
 use k8s_openapi::api::core::v1::{
-    Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration,
+    Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use std::collections::BTreeMap;
@@ -39,6 +39,22 @@ pub fn map_matches(selector: Option<&Labels>, labels: Option<&Labels>) -> bool {
     selector
         .iter()
         .all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
+}
+
+/// Do a pod's node selector and required node affinity allow the node?
+pub fn pod_allows_node(spec: &PodSpec, node: &Node) -> bool {
+    let labels = node.metadata.labels.as_ref();
+    let by_label = spec
+        .node_selector
+        .iter()
+        .flatten()
+        .all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value));
+    let affinity = spec
+        .affinity
+        .as_ref()
+        .and_then(|affinity| affinity.node_affinity.as_ref());
+    let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+    by_label && required.is_none_or(|selector| node_selector_matches(selector, node))
 }
 
 /// Does any term of a node selector match? One without terms matches nothing.

@@ -6,7 +6,7 @@ use crate::statefulset::revisions;
 use crate::{ownership, pod_control};
 use client::pods::{self, controller_of};
 use client::{Key, Outcome, Queue, select};
-use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetStatus};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetSpec, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{
     Affinity, Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod,
     PodTemplateSpec, Toleration,
@@ -19,6 +19,7 @@ use std::time::Duration;
 
 /// DaemonSets worked on at once.
 const CONCURRENCY: usize = 3;
+/// Names the hash of the template, on pods and on revisions.
 const REVISION_LABEL: &str = "controller-revision-hash";
 
 /// What daemon pods put up with without asking: they are there to serve the node.
@@ -135,23 +136,7 @@ fn tolerations(template: &PodTemplateSpec) -> Vec<Toleration> {
 /// Should the node have a pod of this template; and if not, may one that is there stay?
 fn suits(template: &PodTemplateSpec, node: &Node) -> (bool, bool) {
     let pod_spec = template.spec.clone().unwrap_or_default();
-    let labels = node.metadata.labels.as_ref();
-    let by_label = pod_spec
-        .node_selector
-        .iter()
-        .flatten()
-        .all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value));
-    let required = pod_spec
-        .affinity
-        .as_ref()
-        .and_then(|affinity| affinity.node_affinity.as_ref())
-        .and_then(|affinity| {
-            affinity
-                .required_during_scheduling_ignored_during_execution
-                .as_ref()
-        });
-    let by_affinity = required.is_none_or(|selector| select::node_selector_matches(selector, node));
-    if !by_label || !by_affinity {
+    if !select::pod_allows_node(&pod_spec, node) {
         return (false, false);
     }
     let taints = node
@@ -206,9 +191,9 @@ async fn reconcile(context: &Context, key: &Key) -> kube::Result<Outcome> {
         .as_ref()
         .and_then(|status| status.collision_count)
         .unwrap_or(0);
-    let labels = spec.selector.match_labels.as_ref();
-    let revision = revisions::newest(context, &*set, &spec.template, labels, &mut collisions).await?;
-    let revision = revision.metadata.name.clone().unwrap_or_default();
+    let label = REVISION_LABEL;
+    let revision = revisions::newest(context, &*set, &spec.template, label, &mut collisions).await?;
+    let revision = hash_of(&revision).to_owned();
     let mut by_node: BTreeMap<String, Vec<Arc<Pod>>> = BTreeMap::new();
     for pod in mine {
         by_node
@@ -227,15 +212,15 @@ async fn reconcile(context: &Context, key: &Key) -> kube::Result<Outcome> {
         context.write_status(&api, &context.daemon_sets, &changed).await?;
     }
     let limit = spec.revision_history_limit.unwrap_or(revisions::DEFAULT_HISTORY);
-    let used = |name: &str| {
+    let used = |hash: &str| {
         by_node
             .values()
             .flatten()
-            .any(|pod| revision_of(pod).is_some_and(|revision| revision == name))
+            .any(|pod| revision_of(pod).is_some_and(|revision| revision == hash))
     };
     revisions::clean_up(context, &*set, limit, |known| {
-        let name = known.metadata.name.as_deref().unwrap_or_default();
-        name == revision || used(name)
+        let hash = hash_of(known);
+        hash == revision || used(hash)
     })
     .await?;
     let waits = spec.min_ready_seconds.unwrap_or(0);
@@ -245,6 +230,13 @@ async fn reconcile(context: &Context, key: &Key) -> kube::Result<Outcome> {
         )));
     }
     Ok(Outcome::Done)
+}
+
+/// The hash by which the pods of a revision name it; its name if it has none.
+fn hash_of(revision: &ControllerRevision) -> &str {
+    let meta = &revision.metadata;
+    let hash = meta.labels.as_ref().and_then(|labels| labels.get(REVISION_LABEL));
+    hash.or(meta.name.as_ref()).map_or("", String::as_str)
 }
 
 fn revision_of(pod: &Pod) -> Option<&String> {

@@ -228,6 +228,7 @@ async fn pods_live_and_die() -> Result<()> {
         )
         .await?;
     life_of_a_pod(&mut setup, &maps).await?;
+    what_does_not_fit(&mut setup).await?;
     volumes_and_fencing(&mut setup).await?;
     setup.stop().await
 }
@@ -272,6 +273,50 @@ async fn life_of_a_pod(setup: &mut Setup, maps: &Api<ConfigMap>) -> Result<()> {
     let left = std::fs::read_dir(setup.config.root_dir.join("pods"))?.count();
     ensure!(left == 0, "{left} pods are left on disk");
     Ok(())
+}
+
+/// Creates a pod that the node refuses, and removes it: the reason that was given.
+async fn refused(setup: &Setup, name: &str, pod: Value) -> Result<String> {
+    setup.create(&setup.pods(), pod).await?;
+    let reason = eventually("a pod refused", async || {
+        let status = setup.pods().get(name).await?.status.unwrap_or_default();
+        Ok((status.phase.as_deref() == Some("Failed")).then_some(status.reason))
+    })
+    .await?;
+    setup.gone(name).await?;
+    Ok(reason.unwrap_or_default())
+}
+
+/// Pods that were put on the node by name, past the scheduler, are refused when it has no room for them; what runs
+/// stays, and a port is free again as soon as its pod has ended.
+async fn what_does_not_fit(setup: &mut Setup) -> Result<()> {
+    let pod = |name: &str, cpu: &str, selector: Value| {
+        json!({"metadata": {"name": name}, "spec": {"nodeName": NODE, "terminationGracePeriodSeconds": 1,
+            "nodeSelector": selector, "containers": [{"name": "c", "image": "test/busybox:1", "command": ["sleep", "99"],
+            "resources": {"requests": {"cpu": cpu}}, "ports": [{"containerPort": 1, "hostPort": 31999}]}]}})
+    };
+    setup.create(&setup.pods(), pod("first", "1", json!({}))).await?;
+    setup.ready("first", 0).await?;
+    for (cpu, selector, reason) in [
+        ("100m", json!({}), "NodePorts"),
+        ("1100m", json!({}), "OutOfcpu"),
+        ("100m", json!({"kubernetes.io/os": "plan9"}), "NodeAffinity"),
+    ] {
+        let given = refused(setup, "second", pod("second", cpu, selector)).await?;
+        ensure!(given == reason, "refused for {given:?}, not {reason}");
+    }
+    // A pod that was taken in stays so.
+    setup.stop().await?;
+    setup.start();
+    setup.ready("first", 0).await?;
+    let given = refused(setup, "second", pod("second", "100m", json!({}))).await?;
+    ensure!(given == "NodePorts", "{given}");
+    setup.gone("first").await?;
+    setup
+        .create(&setup.pods(), pod("second", "1100m", json!({})))
+        .await?;
+    setup.ready("second", 0).await?;
+    setup.gone("second").await
 }
 
 /// After a silence the node controller calls the node unknown and its pods not ready. A kubelet that lives corrects

@@ -2,20 +2,17 @@
 //! decisions: a pod counts on its node from the moment it was chosen, long before the server shows it.
 
 use crate::resources::{self, Amounts};
-use client::pods;
+use client::pods::{self, HostPort};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-
-/// Protocol, address and number of a port on the host.
-pub type HostPort = (String, String, i32);
 
 /// A pod with what is asked of it often.
 #[derive(Debug)]
 pub struct PodInfo {
     /// The pod.
     pub pod: Arc<Pod>,
-    /// What it asks for.
+    /// What it takes of a node.
     pub requested: Amounts,
     /// What it is taken to use, for scoring.
     pub assumed: Amounts,
@@ -27,9 +24,9 @@ impl PodInfo {
     /// Works out what is asked often.
     pub fn new(pod: Arc<Pod>) -> Self {
         Self {
-            requested: resources::requested(&pod),
+            requested: resources::taken(&pod),
             assumed: resources::assumed(&pod),
-            ports: host_ports(&pod),
+            ports: pods::host_ports(&pod),
             pod,
         }
     }
@@ -43,32 +40,6 @@ impl PodInfo {
     pub fn priority(&self) -> i32 {
         self.pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0)
     }
-}
-
-fn host_ports(pod: &Pod) -> Vec<HostPort> {
-    let Some(spec) = &pod.spec else { return Vec::new() };
-    let sidecars = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    let ports = spec
-        .containers
-        .iter()
-        .chain(sidecars)
-        .flat_map(|container| container.ports.iter().flatten());
-    ports
-        .filter_map(|port| {
-            let number = port.host_port.filter(|number| *number > 0)?;
-            let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".into());
-            let ip = port
-                .host_ip
-                .clone()
-                .filter(|ip| !ip.is_empty())
-                .unwrap_or_else(|| "0.0.0.0".into());
-            Some((protocol, ip, number))
-        })
-        .collect()
 }
 
 /// A node with the pods on it.

@@ -165,6 +165,9 @@ async fn evict(call: &Call, pods: &'static Resource, body: &[u8]) -> Result<Resp
     if !ended && !super::meta::is_terminating(&value) {
         crate::eviction::take_from_budget(call, &pod.namespace, &pod.name, &value, options.dry_run).await?;
     }
+    if !options.dry_run {
+        crate::eviction::note_disruption(call, pods, &mut options).await?;
+    }
     delete::remove(call, pods, &call.info.namespace, &call.info.name, &options).await?;
     let value =
         json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});

@@ -143,8 +143,8 @@ impl<'a> Pass<'a> {
     async fn new(context: &'a Context, set: Arc<StatefulSet>, spec: StatefulSetSpec) -> kube::Result<Self> {
         let status = set.status.clone().unwrap_or_default();
         let mut collisions = status.collision_count.unwrap_or(0);
-        let labels = spec.selector.match_labels.as_ref();
-        let newest = revisions::newest(context, &*set, &spec.template, labels, &mut collisions).await?;
+        let label = revisions::HASH_LABEL;
+        let newest = revisions::newest(context, &*set, &spec.template, label, &mut collisions).await?;
         let name = newest.metadata.name.clone().unwrap_or_default();
         let newest = (name, spec.template.clone());
         let current = revisions::of(context, &*set)

@@ -10,7 +10,8 @@ use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use kube::api::{Api, DeleteParams, ObjectMeta};
 use std::sync::Arc;
 
-const HASH_LABEL: &str = "controller.kubernetes.io/hash";
+/// Names the hash of a StatefulSet's template on its revisions.
+pub const HASH_LABEL: &str = "controller.kubernetes.io/hash";
 /// Old templates kept when the object does not say.
 pub const DEFAULT_HISTORY: i32 = 10;
 
@@ -42,12 +43,13 @@ pub fn of<O: Object>(context: &Context, owner: &O) -> Vec<Arc<ControllerRevision
     mine
 }
 
-/// The revision of the present template; made, or moved to the end of the history, if need be.
+/// The revision of the present template; made, or moved to the end of the history, if need be. `hash_label` is the
+/// label by which revisions of this kind name their template's hash.
 pub async fn newest<O: Object>(
     context: &Context,
     owner: &O,
     template: &PodTemplateSpec,
-    labels: Option<&std::collections::BTreeMap<String, String>>,
+    hash_label: &str,
     collisions: &mut i32,
 ) -> kube::Result<Arc<ControllerRevision>> {
     let known = of(context, owner);
@@ -71,8 +73,9 @@ pub async fn newest<O: Object>(
     let data = data_of(template);
     loop {
         let hash = hash::short_name(&data, *collisions);
-        let mut own_labels = labels.cloned().unwrap_or_default();
-        own_labels.insert(HASH_LABEL.into(), hash.clone());
+        let labels = template.metadata.as_ref().and_then(|meta| meta.labels.clone());
+        let mut labels = labels.unwrap_or_default();
+        labels.insert(hash_label.into(), hash.clone());
         let revision = ControllerRevision {
             metadata: ObjectMeta {
                 name: Some(format!(
@@ -80,7 +83,9 @@ pub async fn newest<O: Object>(
                     owner.meta().name.as_deref().unwrap_or_default()
                 )),
                 namespace: Some(namespace.clone()),
-                labels: Some(own_labels),
+                labels: Some(labels),
+                // Where `kubectl rollout history` finds the cause of a change.
+                annotations: owner.meta().annotations.clone(),
                 owner_references: Some(vec![controller_reference(owner)]),
                 ..ObjectMeta::default()
             },

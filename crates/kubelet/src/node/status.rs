@@ -82,6 +82,11 @@ impl NodeStatus {
         }
     }
 
+    /// The Node as the API has it; `None` before it was first read.
+    pub fn node(&self) -> Option<Arc<Node>> {
+        self.node.list().into_iter().next()
+    }
+
     /// UID of the Node object, once registered.
     pub fn uid(&self) -> Option<String> {
         self.uid.borrow().clone()

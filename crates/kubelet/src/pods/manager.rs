@@ -1,7 +1,7 @@
 //! Gives every pod of this node its worker, and ends what runs here without a pod in the API.
 
-use super::terminate;
 use super::worker::{Update, Worker};
+use super::{accept, terminate};
 use crate::context::Context;
 use client::{Change, Informer};
 use k8s_openapi::api::core::v1::Pod;
@@ -31,7 +31,11 @@ pub async fn run(context: Arc<Context>, pods: Informer<Pod>, settled: watch::Sen
         pods.synced().await;
         end_orphans(&context, &pods, &settled).await;
     };
-    tokio::join!(pods.run(api, config), dispatch(&context, received), orphans);
+    tokio::join!(
+        pods.run(api, config),
+        dispatch(&context, &pods, received),
+        orphans
+    );
 }
 
 /// A worker's task, and how it learns what the API says.
@@ -41,7 +45,16 @@ struct Running {
 }
 
 /// Passes on what the API says about each pod, by UID.
-async fn dispatch(context: &Arc<Context>, mut received: mpsc::UnboundedReceiver<Update>) {
+async fn dispatch(
+    context: &Arc<Context>,
+    pods: &Informer<Pod>,
+    mut received: mpsc::UnboundedReceiver<Update>,
+) {
+    // What is here already has its place before anything new asks for one.
+    pods.synced().await;
+    for pod in pods.list() {
+        accept::know(context, &pod);
+    }
     let mut workers: HashMap<String, Running> = HashMap::new();
     let (finished, mut ended) = mpsc::unbounded_channel::<String>();
     loop {

@@ -3,6 +3,7 @@
 //! reported ([`status`], [`containers`], [`report`]). `plan`, `status`, `containers`, `env`'s service variables,
 //! `expand`, `fields`, `network` and `resources` are pure.
 
+mod accept;
 pub mod build;
 pub mod containers;
 mod credentials;

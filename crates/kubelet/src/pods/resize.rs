@@ -10,6 +10,7 @@ use super::worker::Worker;
 use crate::context::Context;
 use crate::pods::fields::Allocatable;
 use crate::runtime::{ContainerRecord, RuntimePod, State};
+use client::pods::{HostPort, ports_clash};
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, ResourceRequirements};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,11 +47,51 @@ pub struct Promised(Mutex<Promises>);
 #[derive(Debug, Default)]
 struct Promises {
     pods: HashMap<String, Use>,
+    ports: HashMap<String, Vec<HostPort>>,
     /// Pods that wait for others to go or to shrink.
     deferred: HashMap<String, Arc<Notify>>,
 }
 
 impl Promised {
+    /// Notes what a pod has that the node took in before.
+    pub(super) fn know(&self, uid: &str, has: Use, ports: Vec<HostPort>) {
+        let mut promises = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        promises.pods.entry(uid.to_owned()).or_insert(has);
+        promises.ports.insert(uid.to_owned(), ports);
+    }
+
+    /// Promises a new pod what it wants, if the node has it. `most_pods`: so many may be here. Says what is
+    /// missing: the resource, or `None` for a port, with an explanation.
+    pub(super) fn take_in(
+        &self,
+        uid: &str,
+        wanted: Use,
+        ports: Vec<HostPort>,
+        node: Allocatable,
+        most_pods: usize,
+    ) -> Result<(), (Option<&'static str>, String)> {
+        let mut promises = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = promises.ports.keys().filter(|other| *other != uid).count();
+        if others >= most_pods {
+            let message = format!("pods, requested: 1, used: {others}, capacity: {most_pods}");
+            return Err((Some("pods"), message));
+        }
+        if let Some((resource, message)) = excess(&wanted, promises.left(uid, node)) {
+            return Err((Some(resource), message));
+        }
+        let mut taken = promises.ports.iter().filter(|(other, _)| *other != uid);
+        if taken.any(|(_, theirs)| {
+            theirs
+                .iter()
+                .any(|their| ports.iter().any(|own| ports_clash(own, their)))
+        }) {
+            return Err((None, String::new()));
+        }
+        promises.ports.insert(uid.to_owned(), ports);
+        promises.pods.insert(uid.to_owned(), wanted);
+        Ok(())
+    }
+
     /// Notes what a pod has.
     fn keep(&self, uid: &str, usage: Use) {
         let mut promises = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -64,23 +105,14 @@ impl Promised {
     /// Promises a pod what it wants, if the node has it. Else it is woken when there may be more.
     fn ask(&self, uid: &str, wanted: Use, node: Allocatable, wake: &Arc<Notify>) -> Progress {
         let mut promises = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(message) = excess(&wanted, node) {
+        if let Some((_, message)) = excess(&wanted, node) {
             promises.deferred.remove(uid);
             return Progress::Pending {
                 reason: "Infeasible",
                 message: format!("Node didn't have enough capacity: {message}"),
             };
         }
-        let others = promises.pods.iter().filter(|(other, _)| *other != uid);
-        let (cpu, memory) = others.fold((0, 0), |(cpu, memory), (_, usage)| {
-            (cpu + usage.cpu_request, memory + usage.memory_request)
-        });
-        let left = Allocatable {
-            cpu_millis: node.cpu_millis - cpu,
-            memory_bytes: node.memory_bytes - memory,
-            ..node
-        };
-        if let Some(message) = excess(&wanted, left) {
+        if let Some((_, message)) = excess(&wanted, promises.left(uid, node)) {
             promises.deferred.insert(uid.to_owned(), wake.clone());
             return Progress::Pending {
                 reason: "Deferred",
@@ -99,6 +131,7 @@ impl Promised {
     pub fn release(&self, uid: &str) {
         let mut promises = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         promises.deferred.remove(uid);
+        promises.ports.remove(uid);
         if promises.pods.remove(uid).is_some() {
             promises.wake();
         }
@@ -106,6 +139,19 @@ impl Promised {
 }
 
 impl Promises {
+    /// What the node has left beside all pods but one.
+    fn left(&self, uid: &str, node: Allocatable) -> Allocatable {
+        let others = self.pods.iter().filter(|(other, _)| *other != uid);
+        let (cpu, memory) = others.fold((0, 0), |(cpu, memory), (_, usage)| {
+            (cpu + usage.cpu_request, memory + usage.memory_request)
+        });
+        Allocatable {
+            cpu_millis: node.cpu_millis - cpu,
+            memory_bytes: node.memory_bytes - memory,
+            ..node
+        }
+    }
+
     fn wake(&self) {
         for waiting in self.deferred.values() {
             waiting.notify_one();
@@ -117,20 +163,20 @@ fn shrinks(before: &Use, after: &Use) -> bool {
     after.cpu_request < before.cpu_request || after.memory_request < before.memory_request
 }
 
-/// What is asked for beyond what there is.
-fn excess(wanted: &Use, left: Allocatable) -> Option<String> {
-    if wanted.cpu_request > left.cpu_millis {
-        return Some(format!(
-            "cpu, requested: {}, capacity: {}",
-            wanted.cpu_request, left.cpu_millis
-        ));
-    }
-    (wanted.memory_request > left.memory_bytes).then(|| {
-        format!(
-            "memory, requested: {}, capacity: {}",
-            wanted.memory_request, left.memory_bytes
-        )
-    })
+/// What is asked for beyond what there is: the resource, and an explanation.
+fn excess(wanted: &Use, left: Allocatable) -> Option<(&'static str, String)> {
+    let short = |resource, wanted, left| {
+        // A pod that asks for nothing finds room on a full node.
+        let excess = wanted > 0 && wanted > left;
+        excess.then(|| {
+            (
+                resource,
+                format!("{resource}, requested: {wanted}, capacity: {left}"),
+            )
+        })
+    };
+    short("cpu", wanted.cpu_request, left.cpu_millis)
+        .or_else(|| short("memory", wanted.memory_request, left.memory_bytes))
 }
 
 /// The resources of one pod's containers.

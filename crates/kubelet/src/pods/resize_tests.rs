@@ -88,6 +88,24 @@ fn a_node_promises_what_it_has_and_wakes_those_that_wait() {
 }
 
 #[test]
+fn a_new_pod_is_taken_in_if_there_is_room_for_it() {
+    let promised = Promised::default();
+    let port = |number| vec![("TCP".to_owned(), "0.0.0.0".to_owned(), number)];
+    let take = |uid: &str, cpu, number| {
+        let taken = promised.take_in(uid, usage(cpu), port(number), NODE, 2);
+        taken.map_err(|(resource, _)| resource.unwrap_or("port"))
+    };
+    assert_eq!(take("a", 600, 1), Ok(()));
+    assert_eq!(take("a", 600, 1), Ok(()), "it does not stand in its own way");
+    assert_eq!(take("b", 500, 2), Err("cpu"));
+    assert_eq!(take("b", 400, 1), Err("port"));
+    assert_eq!(take("b", 400, 2), Ok(()));
+    assert_eq!(take("c", 0, 3), Err("pods"));
+    promised.release("a");
+    assert_eq!(take("c", 600, 1), Ok(()));
+}
+
+#[test]
 fn a_running_container_is_given_what_changed_and_started_anew_if_it_wants_so() {
     let mut resources = Resources::default();
     let change = |resources: &mut Resources, pod: &Pod| {

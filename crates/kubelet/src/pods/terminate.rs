@@ -20,9 +20,10 @@ pub async fn terminate(worker: &mut Worker) {
     let mut observed = stop(worker).await;
     worker.read_messages(&observed);
     let pod = worker.updates.borrow().pod.clone();
+    // Before others hear of it and put another pod in its place.
+    worker.context.promised.release(&worker.id.uid);
     worker.report(&pod, &observed, true);
     clean(worker).await;
-    worker.context.promised.release(&worker.id.uid);
     // Finished pods stay, with their logs, until somebody deletes them.
     let mut updates = worker.updates.clone();
     let deleted = |u: &Update| u.gone || u.pod.metadata.deletion_timestamp.is_some();

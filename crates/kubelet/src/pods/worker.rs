@@ -78,6 +78,8 @@ pub struct Worker {
     pub(super) volumes_since: Option<tokio::time::Instant>,
     pub(super) volumes_pause: Duration,
     pub(super) resources: Resources,
+    /// The node has taken it in.
+    pub(super) accepted: bool,
     /// When its containers were last ended because of a volume.
     pub(super) repaired: Option<tokio::time::Instant>,
 }
@@ -105,6 +107,7 @@ impl Worker {
             volumes_since: None,
             volumes_pause: VOLUME_RETRY_FIRST,
             resources: Resources::default(),
+            accepted: false,
             repaired: None,
         }
     }
@@ -143,6 +146,10 @@ impl Worker {
         let context = self.context.clone();
         if let Some(verdict) = context.evictions.take(&self.id.uid) {
             self.verdict = Some(verdict);
+            return Next::Finished;
+        }
+        if let Err(refusal) = self.accept(pod) {
+            self.verdict = Some(refusal);
             return Next::Finished;
         }
         let pod = &self.admitted(pod);

@@ -2,7 +2,7 @@
 
 use super::Reason;
 use crate::state::{NodeInfo, PodInfo};
-use client::select;
+use client::{pods, select};
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 
 const UNSCHEDULABLE_TAINT: &str = "node.kubernetes.io/unschedulable";
@@ -71,19 +71,9 @@ fn selector(pod: &Pod, node: &Node) -> Option<Reason> {
 
 /// Do the pod's node selector and required node affinity allow the node?
 pub fn selected(pod: &Pod, node: &Node) -> bool {
-    let Some(spec) = &pod.spec else { return true };
-    let labels = node.metadata.labels.as_ref();
-    let by_label = spec
-        .node_selector
-        .iter()
-        .flatten()
-        .all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value));
-    let affinity = spec
-        .affinity
+    pod.spec
         .as_ref()
-        .and_then(|affinity| affinity.node_affinity.as_ref());
-    let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    by_label && required.is_none_or(|selector| select::node_selector_matches(selector, node))
+        .is_none_or(|spec| select::pod_allows_node(spec, node))
 }
 
 fn ports(pod: &PodInfo, info: &NodeInfo) -> Option<Reason> {
@@ -93,10 +83,7 @@ fn ports(pod: &PodInfo, info: &NodeInfo) -> Option<Reason> {
             .values()
             .filter(|other| other.uid() != pod.uid())
             .flat_map(|other| &other.ports);
-        used.into_iter().any(|used| {
-            let any = wanted.1 == "0.0.0.0" || used.1 == "0.0.0.0";
-            wanted.0 == used.0 && wanted.2 == used.2 && (any || wanted.1 == used.1)
-        })
+        used.into_iter().any(|used| pods::ports_clash(wanted, used))
     });
     clash.then(|| Reason::curable("node(s) didn't have free ports for the requested pod ports"))
 }
