@@ -14,7 +14,6 @@
 mod attach;
 mod error;
 mod fuse;
-pub mod fuzz;
 mod loopdev;
 mod mounts;
 pub mod nbd;

@@ -128,7 +128,6 @@ mod tests {
             used_bytes: 0,
             snapshots: Vec::new(),
             members: Vec::new(),
-            scrub: None,
         }
     }
 

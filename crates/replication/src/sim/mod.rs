@@ -11,7 +11,6 @@ mod faults;
 pub mod model;
 mod network;
 mod rows;
-mod scrubs;
 mod snaps;
 mod world;
 

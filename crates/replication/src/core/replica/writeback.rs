@@ -2,7 +2,7 @@
 
 use super::blocks::{Blocks, Entry};
 use super::index::{HeldKind, Index, Piece};
-use super::{During, Fault, Outcome, Replica, ReplicaAction};
+use super::{During, Fault, Outcome, Replica};
 use crate::core::types::{BLOCK, MILLI, Nanos, SECOND, Seq};
 
 /// One pass over everything that was stable when it began.
@@ -61,14 +61,14 @@ struct Run {
 impl Replica {
     /// Does a bounded slice of background work (write-back) and says when to call again; none: only after
     /// something else happened.
-    pub fn background(&mut self, now: Nanos, out: &mut Vec<ReplicaAction>) -> Option<Nanos> {
+    pub fn background(&mut self, now: Nanos) -> Option<Nanos> {
         if self.failed.is_some() {
             return None;
         }
-        match self.work(now, out) {
+        match self.work(now) {
             Ok(next) => next,
             Err(Fault::Io(what, e)) => {
-                self.fail_io(what, &e, out);
+                self.fail_io(what, &e, &mut Vec::new());
                 None
             }
             Err(_) => None,
@@ -92,7 +92,6 @@ impl Replica {
             self.header_due(),
             self.sync_deadline(),
             self.merge_due(now),
-            self.scrub_due(),
         ]
         .into_iter()
         .flatten()
@@ -123,7 +122,7 @@ impl Replica {
         untold.then_some(self.last_append + IDLE_HEADER)
     }
 
-    fn work(&mut self, now: Nanos, out: &mut Vec<ReplicaAction>) -> Result<Option<Nanos>, Fault> {
+    fn work(&mut self, now: Nanos) -> Result<Option<Nanos>, Fault> {
         let hurry = self.in_hurry();
         if self.sweep_due(now).is_some_and(|t| t <= now) {
             self.start_sweep(now);
@@ -147,9 +146,6 @@ impl Replica {
                 .append(&*self.disk, &[], synced)
                 .during("appending to the journal")?;
             self.marked = self.journal.durable;
-        }
-        if self.scrub_due().is_some_and(|t| t <= now) {
-            self.scrub_work(now, out)?;
         }
         Ok(self.due(now))
     }
