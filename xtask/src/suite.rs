@@ -47,6 +47,7 @@ pub fn test(names: &[String]) -> Result<()> {
     }
     packages::install(packages::CLUSTER)?;
     packages::install(packages::TESTS)?;
+    say_space()?;
     let (mut passed, mut failed) = (0, Vec::new());
     for (name, part) in PARTS {
         if !names.is_empty() && !names.iter().any(|n| n == name) {
@@ -68,6 +69,27 @@ pub fn test(names: &[String]) -> Result<()> {
     println!("\n{passed} passed, {} failed", failed.len());
     if !failed.is_empty() {
         bail!("failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+/// What a whole build and the tests' volumes take, in GiB. Measured on a clean clone without incremental state.
+const SPACE_NEEDED: u64 = 10;
+
+/// Says how much space there is: a disk that fills up fails tests in ways that do not name it.
+fn say_space() -> Result<()> {
+    let dirs = [run::workspace_root(), std::env::temp_dir()];
+    let output = Command::new("df")
+        .args(["--output=avail", "--block-size=1G"])
+        .args(&dirs)
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let free = text.lines().filter_map(|line| line.trim().parse::<u64>().ok());
+    for (dir, free) in dirs.iter().zip(free) {
+        println!("{free} GiB free in {}", dir.display());
+        if free < SPACE_NEEDED {
+            println!("warning: that may not be enough; tests that fill up disks fail first ({SPACE_NEEDED} GiB are)");
+        }
     }
     Ok(())
 }

@@ -21,7 +21,10 @@ fn data_of(template: &PodTemplateSpec) -> serde_json::Value {
     if let Some(map) = template.as_object_mut() {
         map.insert("$patch".into(), "replace".into());
     }
-    serde_json::json!({"spec": {"template": template}})
+    let mut data = serde_json::json!({"spec": {"template": template}});
+    // Byte for byte what upstream's controllers write, which those who look for the present revision compare with.
+    data.sort_all_objects();
+    data
 }
 
 /// The template in a revision.
@@ -144,7 +147,8 @@ mod tests {
         }))
         .unwrap();
         let data = data_of(&template);
-        assert_eq!(data["spec"]["template"]["$patch"], "replace");
+        let text = data.to_string();
+        assert!(text.starts_with(r#"{"spec":{"template":{"$patch":"replace","metadata":"#), "{text}");
         let revision = ControllerRevision {
             data: Some(RawExtension(data)),
             ..ControllerRevision::default()

@@ -42,7 +42,11 @@ impl FakeEngine {
         let mut volumes = self.volumes.lock().unwrap();
         let volume = volumes.get_mut(id).unwrap();
         // Without its file's contents every read of the device fails, as with a dead FUSE server.
-        std::fs::copy(self.file(id), self.saved(id)).unwrap();
+        let (file, saved) = (self.file(id), self.saved(id));
+        run(
+            "cp",
+            &["--sparse=always", file.to_str().unwrap(), saved.to_str().unwrap()],
+        );
         std::fs::OpenOptions::new()
             .write(true)
             .open(self.file(id))
@@ -77,8 +81,10 @@ impl FakeEngine {
 impl Drop for FakeEngine {
     fn drop(&mut self) {
         if Arc::strong_count(&self.volumes) == 1 {
-            for volume in self.volumes.lock().unwrap().values().filter(|v| v.attached_here) {
-                run("losetup", &["-d", &volume.device_path]);
+            // After a failed test the lock is poisoned; its own panic is the one to read.
+            let volumes = self.volumes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            for volume in volumes.values().filter(|v| v.attached_here) {
+                let _ = Command::new("losetup").args(["-d", &volume.device_path]).output();
             }
         }
     }

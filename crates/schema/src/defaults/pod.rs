@@ -85,8 +85,11 @@ fn container(c: &mut Object) {
             set(field, "apiVersion", "v1");
         }
     }
-    if let Some(resources) = object(c, "resources") {
-        round_resources(resources);
+    // Upstream's type has no way to leave it out, and clients compare what they read with what they build from it.
+    match c.get_mut("resources") {
+        Some(Value::Object(resources)) => round_resources(resources),
+        Some(other) if !other.is_null() => {}
+        _ => drop(c.insert("resources".to_owned(), Value::Object(Object::new()))),
     }
     for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
         if let Some(probe) = object(c, name) {

@@ -53,6 +53,7 @@ fn deployment() {
             "ports": [{"containerPort": 80, "protocol": "TCP"}],
             "livenessProbe": {"httpGet": {"port": 80, "path": "/", "scheme": "HTTP"}, "timeoutSeconds": 1,
                               "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3},
+            "resources": {},
             "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File"})
     );
     let recreate = defaulted(
