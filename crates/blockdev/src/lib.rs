@@ -14,6 +14,7 @@
 mod attach;
 mod error;
 mod fuse;
+pub mod fuzz;
 mod loopdev;
 mod mounts;
 pub mod nbd;

@@ -128,6 +128,7 @@ mod tests {
             used_bytes: 0,
             snapshots: Vec::new(),
             members: Vec::new(),
+            scrub: None,
         }
     }
 

@@ -5,7 +5,7 @@
 //!   of it; [`expose`]: to the kernel or to NBD clients;
 //! - [`link`]: the connection to a store; [`gather`]: one question to all stores; [`quorum`]: contact with them;
 //! - [`placement`]: which replicas stores that were away lack; [`mend`]: what replicas of volumes lack that nobody has
-//!   attached; [`describe`]: answers of the API.
+//!   attached; [`scrub`]: scrubs at an operator's wish; [`describe`]: answers of the API.
 
 pub mod attach;
 mod clone;
@@ -20,6 +20,7 @@ pub mod mend;
 pub mod node;
 pub mod placement;
 pub mod quorum;
+pub mod scrub;
 pub mod service;
 mod snapshots;
 pub mod volume;
