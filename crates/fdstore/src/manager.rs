@@ -26,7 +26,9 @@ impl Manager {
 
     /// The one that listens on `socket`.
     pub fn at(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        Self {
+            socket: socket.into(),
+        }
     }
 
     /// Has a duplicate of `descriptor` kept until [`Manager::remove`] or until this process is stopped for good. Does not

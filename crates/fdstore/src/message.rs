@@ -54,7 +54,10 @@ mod tests {
 
     #[test]
     fn what_is_sent_is_understood() {
-        for message in [Message::Store("fuse.v-1".into()), Message::Remove("fuse.v-1".into())] {
+        for message in [
+            Message::Store("fuse.v-1".into()),
+            Message::Remove("fuse.v-1".into()),
+        ] {
             assert_eq!(Message::parse(message.text().as_bytes()), Some(message));
         }
     }

@@ -42,8 +42,7 @@ impl Store {
         std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
         // SAFETY: the `AsyncFd` owns the socket, which nobody else knows, so it stays open and the same.
-        let listener =
-            unsafe { AsyncFd::register_with_interest(listener, tokio::io::Interest::READABLE) }?;
+        let listener = unsafe { AsyncFd::register_with_interest(listener, tokio::io::Interest::READABLE) }?;
         let kept = Kept::default();
         let receiver = tokio::spawn(receive_all(listener, kept.clone()));
         Ok(Self {
@@ -56,9 +55,7 @@ impl Store {
     /// Duplicates of what is kept, by name, to start the process with.
     pub fn descriptors(&self) -> Result<Vec<(String, OwnedFd)>> {
         let kept = self.kept.lock();
-        let copies = kept
-            .iter()
-            .map(|(name, fd)| Ok((name.clone(), fd.try_clone()?)));
+        let copies = kept.iter().map(|(name, fd)| Ok((name.clone(), fd.try_clone()?)));
         copies.collect()
     }
 
@@ -112,7 +109,11 @@ fn apply(kept: &mut BTreeMap<String, OwnedFd>, message: Option<Message>, descrip
     match (message, descriptor) {
         (Some(Message::Store(name)), Some(descriptor)) => {
             if kept.len() >= MAX_DESCRIPTORS && !kept.contains_key(&name) {
-                tracing::warn!(name, MAX_DESCRIPTORS, "too many descriptors to keep: a restart will lose this one");
+                tracing::warn!(
+                    name,
+                    MAX_DESCRIPTORS,
+                    "too many descriptors to keep: a restart will lose this one"
+                );
                 return;
             }
             kept.insert(name, descriptor);

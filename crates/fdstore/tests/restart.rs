@@ -27,12 +27,22 @@ fn spawn(store: &Store, socket: &Path, file: &Path) -> Child {
 /// What a child does: it stores a file without a name if it was given none, and appends a line to it if it was.
 #[test]
 fn the_process() {
-    let Some(path) = std::env::var_os(ROLE) else { return };
+    let Some(path) = std::env::var_os(ROLE) else {
+        return;
+    };
     let mut inherited = fdstore::inherited().unwrap();
-    assert!(fdstore::inherited().unwrap().is_empty(), "they are given out once");
+    assert!(
+        fdstore::inherited().unwrap().is_empty(),
+        "they are given out once"
+    );
     let manager = Manager::from_env().unwrap();
     let Some((name, descriptor)) = inherited.pop() else {
-        let mut file = File::options().create_new(true).read(true).write(true).open(&path).unwrap();
+        let mut file = File::options()
+            .create_new(true)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .unwrap();
         std::fs::remove_file(&path).unwrap();
         file.write_all(b"first\n").unwrap();
         manager.store("the file", file.as_fd()).unwrap();

@@ -377,7 +377,7 @@ impl Drop for Cluster {
         for index in 0..REGIONS.len() {
             let _ = rustix::mount::unmount(self.store_dir(index), rustix::mount::UnmountFlags::DETACH);
         }
-        let _ = blockdev::clean_stale(self.dir.path());
+        let _ = blockdev::clean_stale(self.dir.path(), &[]);
     }
 }
 
