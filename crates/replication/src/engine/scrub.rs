@@ -4,6 +4,7 @@
 use super::attach::goodbye;
 use super::gather::Gathered;
 use super::node::{Error, Node, OpenVolume};
+use super::volume::Claim;
 use crate::net::control::{Inventory, Request, Response, ScrubReport};
 use crate::view;
 use std::collections::BTreeMap;
@@ -37,7 +38,7 @@ impl Node {
         } else {
             // Whoever wants the volume gets it, and repairs in our place.
             let spec = self.configuration(id).await?;
-            Some(self.open_after(spec, Some(view.epoch))?)
+            Some(self.open_as(spec, Claim::Brief { after: view.epoch })?)
         };
         if let Some(open) = &open {
             self.opened(&open.volume).await?;
