@@ -18,7 +18,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(2);
 impl Node {
     /// Resumes a device as soon as a majority of its stores answers, or ends it.
     pub(super) async fn resume_in_time(self: Arc<Self>, id: String) {
-        let mut pause = MIN_PAUSE;
+        let (mut pause, mut told) = (MIN_PAUSE, String::new());
         loop {
             {
                 let _one_at_a_time = self.lock(&id).await;
@@ -26,9 +26,11 @@ impl Node {
                     // Somebody attached it, and so resumed it, or took it away.
                     None => return,
                     Some(Ok(_)) => return,
-                    Some(Err(Error::Unavailable(reason))) => {
+                    Some(Err(Error::Unavailable(reason))) if reason != told => {
                         tracing::info!(volume = id, reason, "its device waits");
+                        told = reason;
                     }
+                    Some(Err(Error::Unavailable(_))) => {}
                     Some(Err(error)) => {
                         tracing::info!(volume = id, %error, "its device ends");
                         return;
