@@ -1,8 +1,9 @@
 //! A [`BlockDevice`] as `/dev/loopN`.
 
 use crate::fuse::{FILE_NAME, VolumeFs};
-use crate::{BlockDevice, Error, loopdev, mounts};
+use crate::{BlockDevice, Error, connection, loopdev, mounts};
 use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -22,6 +23,8 @@ const BLOCK_BYTES: u32 = 4096;
 pub struct Attachment {
     dir: PathBuf,
     loop_device: PathBuf,
+    /// A duplicate of the FUSE connection, for those who keep it beyond this process.
+    connection: OwnedFd,
     server: Option<JoinHandle<()>>,
 }
 
@@ -29,10 +32,11 @@ impl Attachment {
     /// Mounts `device` on the directory `dir`, which is made when missing, and puts a loop device on it.
     /// Blocks for as long as the kernel needs; the device must answer reads meanwhile.
     pub fn attach(device: Arc<dyn BlockDevice>, dir: &Path, options: Options) -> Result<Self, Error> {
-        remove_below(dir)?;
+        remove_below(dir, &[])?;
         std::fs::create_dir_all(dir).map_err(Error::file("create", dir))?;
-        let connection = mounts::mount(dir)?;
-        let server = match serve(device, connection, options) {
+        let file = mounts::mount(dir)?;
+        let connection = duplicate(file.as_fd(), dir)?;
+        let server = match serve(device, file.into(), options, connection::greet) {
             Ok(server) => server,
             Err(e) => {
                 let _ = mounts::unmount(dir, true);
@@ -43,6 +47,7 @@ impl Attachment {
             Ok(loop_device) => Ok(Self {
                 dir: dir.into(),
                 loop_device,
+                connection,
                 server: Some(server),
             }),
             Err(error) => {
@@ -51,6 +56,45 @@ impl Attachment {
                 Err(error)
             }
         }
+    }
+
+    /// Goes on with a device that another process has served on `dir`, over the connection that somebody has kept
+    /// ([`Attachment::connection`]). Requests that the other has taken and not answered are asked for again, so that the
+    /// users of the device notice a pause only; Linux 6.9 and later do that. `device` must serve what the other served, and
+    /// `options` be the same.
+    ///
+    /// After an error the mount is still there: [`clean_stale`] removes it.
+    pub fn resume(
+        device: Arc<dyn BlockDevice>,
+        dir: &Path,
+        kept: OwnedFd,
+        options: Options,
+    ) -> Result<Self, Error> {
+        let path = dir.join(FILE_NAME);
+        // Not a look at the file itself: nobody would answer.
+        let found = loopdev::find_below(dir)?
+            .into_iter()
+            .find(|(_, file)| *file == path);
+        let Some((loop_device, _)) = found else {
+            return Err(Error::NotThere { file: path });
+        };
+        let connection = duplicate(kept.as_fd(), dir)?;
+        let server = serve(device, kept, options, connection::rejoin)
+            .map_err(Error::file("go on with the FUSE connection of", dir))?;
+        connection::ask_again(connection.as_fd())
+            .map_err(Error::file("ask for unanswered requests of", dir))?;
+        Ok(Self {
+            dir: dir.into(),
+            loop_device,
+            connection,
+            server: Some(server),
+        })
+    }
+
+    /// What must be kept for [`Attachment::resume`]. As long as somebody keeps it the device waits for its next server;
+    /// else its requests fail when this process ends.
+    pub fn connection(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
     }
 
     /// Path of the block device.
@@ -112,21 +156,17 @@ impl Attachment {
     }
 }
 
+/// Serves the connection on a thread of its own, which begins with `begin`.
 fn serve(
     device: Arc<dyn BlockDevice>,
-    connection: File,
+    connection: OwnedFd,
     options: Options,
+    begin: fn(VolumeFs, OwnedFd) -> std::io::Result<fuser::Session<VolumeFs>>,
 ) -> std::io::Result<JoinHandle<()>> {
     let (started, ready) = std::sync::mpsc::sync_channel(1);
     let server = std::thread::Builder::new().name("fuse".into()).spawn(move || {
         let fs = VolumeFs::new(device, options.read_only);
-        let session = fuser::Session::from_fd(
-            fs,
-            connection.into(),
-            fuser::SessionACL::All,
-            fuser::Config::default(),
-        );
-        match session {
+        match begin(fs, connection) {
             Ok(session) => {
                 let _ = started.send(Ok(()));
                 if let Err(error) = session.run() {
@@ -145,6 +185,12 @@ fn serve(
     }
 }
 
+fn duplicate(connection: BorrowedFd<'_>, dir: &Path) -> Result<OwnedFd, Error> {
+    connection
+        .try_clone_to_owned()
+        .map_err(Error::file("duplicate the FUSE connection of", dir))
+}
+
 fn expose(dir: &Path, options: Options) -> Result<PathBuf, Error> {
     let path = dir.join(FILE_NAME);
     let file = File::options()
@@ -160,15 +206,19 @@ fn expose(dir: &Path, options: Options) -> Result<PathBuf, Error> {
 }
 
 /// Removes the mounts and loop devices that a killed process left below `dir`. What is mounted on such a loop
-/// device has lost it: it goes when that is unmounted. Returns how many mounts there were.
-pub fn clean_stale(dir: &Path) -> Result<usize, Error> {
-    remove_below(dir)
+/// device has lost it: it goes when that is unmounted. What lies on or below one of `kept`, whose connections somebody has,
+/// stays. Returns how many mounts there were.
+pub fn clean_stale(dir: &Path, kept: &[PathBuf]) -> Result<usize, Error> {
+    remove_below(dir, kept)
 }
 
-fn remove_below(dir: &Path) -> Result<usize, Error> {
-    let mounted = mounts::find_below(dir)?;
+fn remove_below(dir: &Path, kept: &[PathBuf]) -> Result<usize, Error> {
+    let stale = |path: &Path| !kept.iter().any(|kept| path.starts_with(kept));
+    let mut mounted = mounts::find_below(dir)?;
+    mounted.retain(|point| stale(point));
     // While they are mounted, the loop devices can be told by the path of their file.
-    let loops = loopdev::find_below(dir)?;
+    let mut loops = loopdev::find_below(dir)?;
+    loops.retain(|(_, file)| stale(file));
     for point in &mounted {
         mounts::unmount(point, true)?;
     }

@@ -39,6 +39,12 @@ pub enum Error {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// No loop device stands on this file any more.
+    #[error("no loop device is on {file}")]
+    NotThere {
+        /// The file of the device that was to be resumed.
+        file: PathBuf,
+    },
     /// The device is mounted or otherwise held.
     #[error("{device} is in use")]
     InUse {

@@ -7,13 +7,15 @@
 //! ```
 //!
 //! - [`BlockDevice`]: what an implementation serves.
-//! - [`Attachment`]: exposes one as `/dev/loopN`, grows it, takes it away.
+//! - [`Attachment`]: exposes one as `/dev/loopN`, grows it, takes it away; in another process goes on with it.
 //! - [`nbd`]: serves devices to NBD clients.
 //! - [`clean_stale`]: removes what a killed process left under its directory.
 
 mod attach;
+mod connection;
 mod error;
 mod fuse;
+pub mod fuzz;
 mod loopdev;
 mod mounts;
 pub mod nbd;

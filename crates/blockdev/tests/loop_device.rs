@@ -327,7 +327,7 @@ fn a_killed_server_is_cleaned_up_by_the_next() {
     run(Command::new("mount").args([&device, mount.to_str().unwrap()]));
     child.kill().unwrap();
     child.wait().unwrap();
-    assert_eq!(clean_stale(temporary.path()).unwrap(), 1);
+    assert_eq!(clean_stale(temporary.path(), &[]).unwrap(), 1);
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!table.contains(temporary.path().join("vol").to_str().unwrap()));
     // The file system above is dead, and its loop device goes with it.

@@ -1,5 +1,6 @@
 //! `hikube volume`: works on stores and an engine alone, without Kubernetes.
 
+mod scrub;
 mod snapshot;
 
 use crate::args::Format;
@@ -63,6 +64,9 @@ pub enum VolumeCommand {
     },
     /// Compare the replicas of a volume block by block.
     Verify(IdArgs),
+    /// Read all replicas of a volume, compare every block with its checksum, and repair what does not match from another
+    /// region. Stores do it by themselves once a week; this begins it now.
+    Scrub(scrub::ScrubArgs),
     /// Keep a volume as it is, at one moment in all regions; list what is kept, or delete it.
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
@@ -157,6 +161,7 @@ pub async fn run(command: VolumeCommand) -> Result<()> {
         }
         VolumeCommand::Expand { volume, size } => expand(&volume, size).await,
         VolumeCommand::Verify(args) => verify(&args).await,
+        VolumeCommand::Scrub(args) => scrub::run(&args).await,
         VolumeCommand::Clone(args) => snapshot::clone(&args).await,
         VolumeCommand::Snapshot(command) => snapshot::run(command).await,
         VolumeCommand::Delete(args) => {
@@ -428,16 +433,18 @@ fn show(common: &CommonArgs, volume: &api::Volume) -> Result<()> {
     say_part!("{}", columns(&rows));
     say!();
     let mut rows = vec![
-        ["REGION", "STATE", "LAG", "DURABLE", "REPLICA"]
+        ["REGION", "STATE", "LAG", "DURABLE", "SCRUBBED", "REPLICA"]
             .map(String::from)
             .to_vec(),
     ];
+    let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs());
     for replica in &volume.replicas {
         rows.push(vec![
             replica.region.clone(),
             replica.state.clone(),
             human(replica.lag_bytes),
             replica.durable_seq.to_string(),
+            scrub::word(replica.scrub.as_ref(), now),
             replica.id.clone(),
         ]);
     }
@@ -469,6 +476,7 @@ fn value(volume: &api::Volume) -> Value {
             "state": r.state,
             "durableSeq": r.durable_seq,
             "lagBytes": r.lag_bytes,
+            "scrub": r.scrub.as_ref().map(scrub::value),
         })
     });
     json!({

@@ -338,6 +338,7 @@ impl Builder<'_> {
         Component {
             command,
             sticky: true,
+            keeps_descriptors: true,
             ..self.on_node("engine", node, level::ENGINE)
         }
     }

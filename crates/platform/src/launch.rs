@@ -28,12 +28,14 @@ pub fn launch(network: Option<&Path>, group: Option<&str>, command: &[String]) -
             reason: "no command was given".into(),
         };
     };
-    let error = Command::new(program)
-        .args(arguments)
-        // glibc makes an arena for each thread otherwise, and each keeps memory.
-        .env("MALLOC_ARENA_MAX", "2")
-        .exec();
-    io("execute", program)(error)
+    let mut command = Command::new(program);
+    // glibc makes an arena for each thread otherwise, and each keeps memory.
+    command.args(arguments).env("MALLOC_ARENA_MAX", "2");
+    if fdstore::is_passed() {
+        // Through execve(2) this process becomes the one that they are for.
+        command.env(fdstore::PID_VARIABLE, std::process::id().to_string());
+    }
+    io("execute", program)(command.exec())
 }
 
 /// As many open files as the machine allows without asking it for more: stores and containerd need them.

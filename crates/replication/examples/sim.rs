@@ -16,6 +16,9 @@ struct Args {
     /// Switch off a rule, for example R8; the run then succeeds when a seed notices.
     #[arg(long)]
     mutate: Option<String>,
+    /// Print every event of the run.
+    #[arg(long)]
+    trace: bool,
     /// Go on after a failure.
     #[arg(long)]
     all: bool,
@@ -23,6 +26,15 @@ struct Args {
 
 fn main() -> std::process::ExitCode {
     let args = Args::parse();
+    if args.trace {
+        tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::DEBUG)
+            .with_ansi(false)
+            .without_time()
+            .with_target(false)
+            .with_writer(std::io::stderr)
+            .init();
+    }
     let mutations = match args.mutate.as_deref().map(Mutations::parse) {
         None => Mutations::default(),
         Some(Some(mutations)) => mutations,
@@ -36,6 +48,7 @@ fn main() -> std::process::ExitCode {
             seed,
             Options {
                 mutations,
+                trace: args.trace,
                 ..Options::default()
             },
         ) {

@@ -6,7 +6,7 @@ mod messages;
 
 use crate::core::checksum;
 use crate::core::disk::Disk;
-use crate::core::replica::{FormatAs, Replica, ReplicaAction, ReplicaSettings};
+use crate::core::replica::{FormatAs, Replica, ReplicaAction, ReplicaSettings, ScrubSettings};
 use crate::core::rng::Rng;
 use crate::core::types::{BLOCK, Class, Epoch, Member, ReplicaId, Seq, VolumeMeta};
 use crate::core::wire::{BlockKind, Body, Message, Record};
@@ -144,6 +144,7 @@ fn start(disk: &SimDisk, incarnation: u128) -> Result<Replica, String> {
     let settings = ReplicaSettings {
         boot_id: 1,
         incarnation,
+        scrub: ScrubSettings::default(),
         mutations: Default::default(),
     };
     Replica::open(Box::new(disk.clone()), settings, 0).map_err(|e| e.to_string())
@@ -200,8 +201,8 @@ fn enter(replica: &mut Replica, counter: u64) -> Option<Seq> {
 /// Background work and syncs, to their end.
 fn settle(replica: &mut Replica, now: u64) {
     for _ in 0..64 {
-        let next = replica.background(now);
         let mut out = Vec::new();
+        let next = replica.background(now, &mut out);
         let mut busy = false;
         while let Some(job) = replica.begin_sync(now) {
             replica.synced(now, job.ticket(), job.run(), &mut out);

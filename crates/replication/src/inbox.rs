@@ -116,11 +116,12 @@ impl<I> Inbox<I> {
         nudged || state.closed || !state.inputs.is_empty()
     }
 
-    /// Waits, as the own thread, for work or until `wake`; gives memory back once nothing has come for `idle`. To be called
+    /// Waits, as the own thread, for work or until `wake`; gives memory back once nothing has come for `idle`, unless `wake` is
+    /// before that. To be called
     /// after [`Inbox::is_quiet`], with the machine free.
     pub fn rest(&self, wake: Option<Nanos>, idle: Duration) {
-        if wake.is_none() {
-            let idle_at = clock::now() + idle.as_nanos() as u64;
+        let idle_at = clock::now() + idle.as_nanos() as u64;
+        if wake.is_none_or(|at| at > idle_at) {
             if self.wait(Some(idle_at)) || self.was_busy() {
                 return;
             }

@@ -82,6 +82,9 @@ pub struct StoreConfig {
     /// Authority of the storage network.
     #[arg(long)]
     pub storage_ca: PathBuf,
+    /// Hours from one scrub of a replica to the next; 0: only when told to. A volume's label `scrub-hours` counts more.
+    #[arg(long, default_value_t = 168)]
+    pub scrub_hours: u64,
 }
 
 /// Why an engine or a store stopped.

@@ -1,6 +1,6 @@
 //! Volumes as they look from the inventories of several stores: what `hikube volume list` and `hikube status` show.
 
-use crate::net::control::{Inventory, ReplicaInfo, SnapshotReport, Tombstone, VolumeSpec};
+use crate::net::control::{Inventory, ReplicaInfo, ScrubReport, SnapshotReport, Tombstone, VolumeSpec};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
@@ -20,6 +20,8 @@ pub struct ReplicaView {
     pub durable_seq: u64,
     /// Bytes written that it does not hold yet: exact from the engine, an estimate without one.
     pub lag_bytes: u64,
+    /// How far its scrub is.
+    pub scrub: Option<ScrubReport>,
 }
 
 /// A volume.
@@ -134,6 +136,7 @@ fn view(spec: VolumeSpec, replicas: &BTreeMap<String, ReplicaInfo>) -> VolumeVie
                 (None, Some(replica)) => end.saturating_sub(replica.received_seq) * RECORD_BYTES,
                 (None, None) => 0,
             },
+            scrub: replica.and_then(|r| r.scrub.clone()),
         }
     });
     let members = members.collect();

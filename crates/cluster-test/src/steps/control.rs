@@ -9,6 +9,9 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
+/// How long a killed engine may keep a database waiting. It takes a second; the rest is for a busy machine.
+const ENGINE_PAUSE: Duration = Duration::from_secs(10);
+
 /// SIGKILL of etcd's leader, then of the control plane that leads: the same kubeconfig goes on working, and a
 /// new Deployment runs in under 15 s.
 pub fn kill_leaders(cluster: &Cluster) -> Result<()> {
@@ -49,6 +52,40 @@ pub fn kill_leaders(cluster: &Cluster) -> Result<()> {
         new_deployment(cluster, "after-cp")?
     );
     cluster.wait_healthy(Duration::from_secs(60))
+}
+
+/// SIGKILL of the engine under the database, then of its supervisor too, and of the next engine: each costs the database a
+/// pause, and no container, connection or transaction.
+pub fn kill_engine(cluster: &Cluster) -> Result<()> {
+    let home = regions::home_node(cluster)?;
+    let ledger = Ledger::start(hosts(cluster, &home)?)?;
+    let before = container_ids(cluster)?;
+    let kill = |words: &[&str]| processes::kill(&cluster.processes_with(words));
+    let node = format!("--node-name={home} ");
+    for round in ["an engine", "the engine after it, once its supervisor was too"] {
+        ledger.wait_progress(ENGINE_PAUSE)?;
+        if round != "an engine" {
+            kill(&["hikube", " supervisor ", "--spec"])?;
+            // The new supervisors are handed what the old ones kept within the engines' next report.
+            cluster.wait_healthy(Duration::from_secs(60))?;
+            std::thread::sleep(Duration::from_secs(3));
+        }
+        let start = Instant::now();
+        kill(&["hikube", " engine ", &node])?;
+        ledger.wait_progress(ENGINE_PAUSE)?;
+        println!(
+            "{round} was killed: the database paused for {:.2} s",
+            ledger.longest_pause(start).as_secs_f64()
+        );
+    }
+    cluster.wait_healthy(Duration::from_secs(60))?;
+    let checked = ledger.check(&hosts(cluster, &home)?[0])?;
+    println!("{checked} transactions are there");
+    ledger.stop();
+    let after = container_ids(cluster)?;
+    ensure(before == after, || {
+        format!("containers were restarted: {before:?}, then {after:?}")
+    })
 }
 
 fn of(list: &Value, wanted: impl Fn(&Value) -> bool, what: &str) -> Result<Value> {

@@ -93,6 +93,11 @@ pub fn acceptance() -> Vec<Step> {
         ),
         step("demo", "the demo loses nothing", lifecycle::demo),
         needed("postgres", "PostgreSQL on a replicated claim", regions::postgres),
+        step(
+            "engine",
+            "an engine is killed under PostgreSQL, which notices a pause",
+            control::kill_engine,
+        ),
         step("region-fail", "each region in turn is killed and cut off", |c| {
             regions::each(c, &[])
         }),

@@ -279,6 +279,13 @@ impl Engine for FakeEngine {
         }))
     }
 
+    async fn scrub_volume(
+        &self,
+        _: Request<ScrubVolumeRequest>,
+    ) -> Result<Response<ScrubVolumeResponse>, Status> {
+        Err(Status::unimplemented("nobody scrubs here"))
+    }
+
     type WatchQuorumStream = tokio_stream::Pending<Result<QuorumState, Status>>;
 
     async fn watch_quorum(

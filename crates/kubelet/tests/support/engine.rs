@@ -51,6 +51,9 @@ impl Engine for Fake {
     async fn verify_volume(&self, _: Request<VerifyVolumeRequest>) -> Answer<VerifyVolumeResponse> {
         unused()
     }
+    async fn scrub_volume(&self, _: Request<ScrubVolumeRequest>) -> Answer<ScrubVolumeResponse> {
+        unused()
+    }
     async fn clone_volume(&self, _: Request<CloneVolumeRequest>) -> Answer<CloneVolumeResponse> {
         unused()
     }

@@ -1,5 +1,6 @@
 //! Starting a component, adopting one that runs, and waiting for its end.
 
+use super::descriptors::Kept;
 use super::spec::Component;
 use crate::host::process::{Handle, ProcessId};
 use rustix::process::Signal;
@@ -33,7 +34,7 @@ impl Running {
 
     /// Starts the component through `hikube launch`, which enters namespace and cgroup before it becomes the
     /// component.
-    pub fn spawn(component: &Component, log: &Path) -> Result<Self> {
+    pub fn spawn(component: &Component, log: &Path, kept: &Kept) -> Result<Self> {
         let mut command = launcher();
         if let Some(netns) = &component.netns {
             command.arg("--netns").arg(netns);
@@ -42,7 +43,11 @@ impl Running {
             command.arg("--cgroup").arg(&component.cgroup);
         }
         command.arg("--").args(&component.command).envs(&component.env);
-        let child = detached(command, log)?.spawn()?;
+        let mut command = detached(command, log)?;
+        if component.keeps_descriptors {
+            kept.give(&component.name, &mut command)?;
+        }
+        let child = command.spawn()?;
         let id = i32::try_from(child.id()).ok().and_then(ProcessId::of);
         let missing = || std::io::Error::other("the process ended at once");
         let id = id.ok_or_else(missing)?;

@@ -1,6 +1,7 @@
 //! The life of one component: wait for what it needs, start or adopt it, wait for its end, pause, again.
 
 use super::child::{self, Running};
+use super::descriptors::Kept;
 use super::spec::{Component, State, Unit};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -39,7 +40,7 @@ pub(super) struct Task {
 
 impl Task {
     /// Starts looking after a component.
-    pub fn start(component: Component, unit: &Unit, states: States) -> Self {
+    pub fn start(component: Component, unit: &Unit, states: States, kept: Arc<Kept>) -> Self {
         let (desired, wanted) = watch::channel(Desired::Running);
         let (stopped_sender, stopped) = watch::channel(false);
         let keeper = Keeper {
@@ -47,6 +48,7 @@ impl Task {
             own_log: unit.own_log.clone(),
             component: component.clone(),
             states,
+            kept,
             desired: wanted,
             stopped: stopped_sender,
         };
@@ -77,6 +79,7 @@ struct Keeper {
     log: PathBuf,
     own_log: PathBuf,
     states: States,
+    kept: Arc<Kept>,
     desired: watch::Receiver<Desired>,
     stopped: watch::Sender<bool>,
 }
@@ -173,13 +176,15 @@ impl Keeper {
         };
         if let Some(mut running) = known.process.as_ref().and_then(Running::adopt) {
             if !was.needs_restart(&self.component) {
+                // It hands over its descriptors again as soon as it sees that we listen.
+                self.listen();
                 tracing::info!(component = self.component.name, pid = running.id.pid, "adopted");
                 return Some(running);
             }
             tracing::info!(component = self.component.name, "replacing an outdated process");
             self.stop(&mut running).await;
         }
-        match Running::spawn(&self.component, &self.log) {
+        match Running::spawn(&self.component, &self.log, &self.kept) {
             Ok(running) => {
                 tracing::info!(component = self.component.name, pid = running.id.pid, "started");
                 self.update(|state| {
@@ -200,6 +205,14 @@ impl Keeper {
                 });
                 None
             }
+        }
+    }
+
+    fn listen(&self) {
+        if self.component.keeps_descriptors
+            && let Err(error) = self.kept.listen(&self.component.name)
+        {
+            tracing::warn!(component = self.component.name, %error, "its descriptors cannot be kept");
         }
     }
 

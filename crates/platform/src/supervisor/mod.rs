@@ -7,6 +7,7 @@
 mod child;
 mod component;
 mod control;
+mod descriptors;
 mod log;
 mod spec;
 
@@ -16,6 +17,7 @@ pub use spec::{Component, Prepare, State, Status, Unit};
 
 use crate::host::process::ProcessId;
 use component::{Desired, Task};
+use descriptors::Kept;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -72,6 +74,7 @@ pub async fn run(spec: &Path, upkeep: Option<Upkeep>, shutdown: CancellationToke
         spec: spec.into(),
         states: Arc::new(states),
         tasks: BTreeMap::new(),
+        kept: Arc::new(Kept::beside(&unit.processes)),
         unit: unit.clone(),
     };
     supervisor.apply(unit.clone()).await;
@@ -153,6 +156,7 @@ struct Supervisor {
     unit: Unit,
     states: Arc<watch::Sender<BTreeMap<String, State>>>,
     tasks: BTreeMap<String, Task>,
+    kept: Arc<Kept>,
 }
 
 impl Supervisor {
@@ -172,6 +176,7 @@ impl Supervisor {
         for (_, name) in order {
             if let Some(task) = self.tasks.remove(&name) {
                 task.stop().await;
+                self.kept.clear(&name);
             }
             self.states.send_modify(|s| drop(s.remove(&name)));
         }
@@ -185,7 +190,7 @@ impl Supervisor {
                 }
                 None => {}
             }
-            let task = Task::start(component.clone(), &unit, self.states.clone());
+            let task = Task::start(component.clone(), &unit, self.states.clone(), self.kept.clone());
             self.tasks.insert(component.name.clone(), task);
         }
         self.unit = unit;
@@ -198,12 +203,15 @@ impl Supervisor {
         levels.sort_unstable();
         levels.dedup();
         for level in levels {
-            let stopping = self
-                .tasks
-                .values()
-                .filter(|t| t.component.stop_level == level)
-                .map(Task::stop);
-            futures::future::join_all(stopping).await;
+            let stopping = || {
+                let tasks = self.tasks.values();
+                tasks.filter(|t| t.component.stop_level == level)
+            };
+            futures::future::join_all(stopping().map(Task::stop)).await;
+            // Stopped, not to be restarted: what it left is of no use to anybody.
+            for task in stopping() {
+                self.kept.clear(&task.component.name);
+            }
         }
     }
 

@@ -63,6 +63,10 @@ pub struct Component {
     pub kill_cgroup: bool,
     /// Kept running when only its program was replaced: its restart would interrupt containers or I/O.
     pub sticky: bool,
+    /// Descriptors that it hands over survive its restarts, by systemd's protocol; like systemd's
+    /// `FileDescriptorStoreMax=`. They are closed when it is stopped.
+    #[serde(default)]
+    pub keeps_descriptors: bool,
     /// Stands for configuration files: another value restarts the component.
     pub digest: String,
 }

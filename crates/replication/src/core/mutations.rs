@@ -39,6 +39,12 @@ pub struct Mutations {
     pub snap_keep_unsynced: bool,
     /// Snapshots: a learner is complete without the layers.
     pub snap_copy_no_layers: bool,
+    /// A disk that lost what it said was synced is believed about the rest.
+    pub believe_liars: bool,
+    /// Scrub: what it finds is told to nobody.
+    pub scrub_tells_nobody: bool,
+    /// Scrub: what snapshots keep is left out.
+    pub scrub_no_layers: bool,
 }
 
 impl Mutations {
@@ -64,6 +70,9 @@ impl Mutations {
             "R16" => &mut m.r16_seqs_alone,
             "keep-unsynced" => &mut m.snap_keep_unsynced,
             "copy-no-layers" => &mut m.snap_copy_no_layers,
+            "believe-liars" => &mut m.believe_liars,
+            "scrub-tells-nobody" => &mut m.scrub_tells_nobody,
+            "scrub-no-layers" => &mut m.scrub_no_layers,
             _ => return None,
         };
         *flag = true;

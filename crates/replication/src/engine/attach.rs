@@ -1,6 +1,7 @@
 //! Attaching, detaching, growing and verifying volumes.
 
 use super::expose::{Exposed, Wanted, blocking};
+use super::keep::Facts;
 use super::node::{Attached, Error, Node, OpenVolume};
 use super::volume::{Phase, Volume};
 use crate::core::engine::{EngineStatus, MemberState, Op, OpError, VerifyReport};
@@ -8,6 +9,7 @@ use crate::core::types::{BLOCK, Epoch};
 use crate::net::control::VolumeSpec;
 use crate::store::catalog::valid_name;
 use crate::view;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +36,11 @@ impl Node {
             return Err(Error::Invalid(format!("id: {id:?} is not a DNS label")));
         }
         let _one_at_a_time = self.lock(id).await;
+        match self.resume(id).await {
+            Some(Err(error @ Error::Unavailable(_))) => return Err(error),
+            Some(Err(error)) => tracing::info!(volume = id, %error, "its device ends, making it anew"),
+            Some(Ok(_)) | None => {}
+        }
         if let Some(attached) = self.attached(id) {
             let deposed = *attached.volume.phase().borrow() == Phase::Deposed;
             if !deposed && attached.exposed.is_alive() {
@@ -65,6 +72,14 @@ impl Node {
             )));
         }
         let exposed = Exposed::make(self, &open.volume, wanted, self.mount_point(id)).await?;
+        if let Some(connection) = exposed.connection() {
+            let facts = Facts {
+                epoch: epoch.counter,
+                read_only: wanted.read_only,
+                key: wanted.key.clone(),
+            };
+            self.keeper.keep(id, connection.as_fd(), facts);
+        }
         let attached = Arc::new(Attached {
             volume: open.volume.clone(),
             device: exposed.name(id),
@@ -77,7 +92,7 @@ impl Node {
         Ok(attached)
     }
 
-    fn mount_point(&self, id: &str) -> PathBuf {
+    pub(super) fn mount_point(&self, id: &str) -> PathBuf {
         self.mounts.join(id)
     }
 
@@ -148,10 +163,18 @@ impl Node {
             return Err(Error::Invalid(format!("id: {id:?} is not a DNS label")));
         }
         let _one_at_a_time = self.lock(id).await;
+        if force && self.keeper.get_waiting(id).is_some() {
+            self.abandon(id).await;
+        } else if let Some(Err(error)) = self.resume(id).await {
+            if matches!(error, Error::Unavailable(_)) {
+                return Err(error);
+            }
+            tracing::info!(volume = id, %error, "its device has ended");
+        }
         let Some(attached) = self.attached(id) else {
             // Left by an engine that was killed.
             let dir = self.mount_point(id);
-            blocking(move || blockdev::clean_stale(&dir)).await?;
+            blocking(move || blockdev::clean_stale(&dir, &[])).await?;
             return Ok(());
         };
         self.remove(id, &attached, force).await
@@ -176,6 +199,7 @@ impl Node {
         let device = attached.clone();
         let abandon = force || deposed;
         blocking(move || device.exposed.detach(abandon)).await?;
+        self.keeper.forget(id);
         self.attached.lock().remove(id);
         if !deposed {
             let limit = if force { GOODBYE_TIMEOUT } else { CLOSE_TIMEOUT };

@@ -4,7 +4,7 @@ use super::node::{Attached, Node};
 use super::quorum::QuorumState;
 use crate::core::engine::{EngineStatus, MemberState};
 use crate::core::types::{BLOCK, SnapshotInfo};
-use crate::net::control::{MemberReport, SnapshotReport, VolumeSpec};
+use crate::net::control::{MemberReport, ScrubReport, SnapshotReport, VolumeSpec};
 use crate::view::VolumeView;
 use protos::engine as api;
 
@@ -43,6 +43,23 @@ fn snapshot(report: &SnapshotReport) -> api::Snapshot {
     }
 }
 
+/// How far the scrub in a region is.
+pub fn scrub(region: &str, report: &ScrubReport) -> api::ScrubReport {
+    api::ScrubReport {
+        region: region.to_owned(),
+        running: report.running,
+        position_bytes: report.position_bytes,
+        total_bytes: report.total_bytes,
+        checked_blocks: report.checked_blocks,
+        found_blocks: report.found_blocks,
+        repaired_blocks: report.repaired_blocks,
+        damaged_blocks: report.damaged_blocks,
+        passes: report.passes,
+        ended_unix_s: report.ended_unix_s,
+        due_unix_s: report.due_unix_s,
+    }
+}
+
 /// A volume as the stores see it.
 pub fn volume(view: &VolumeView) -> api::Volume {
     api::Volume {
@@ -63,6 +80,7 @@ pub fn volume(view: &VolumeView) -> api::Volume {
                 state: replica.state.clone(),
                 durable_seq: replica.durable_seq,
                 lag_bytes: replica.lag_bytes,
+                scrub: replica.scrub.as_ref().map(|s| scrub(&replica.region, s)),
             })
             .collect(),
         used_bytes: view.used_bytes,

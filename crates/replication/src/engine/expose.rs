@@ -8,6 +8,7 @@ use crate::net::identity::Identity;
 use blockdev::nbd::{Address, Export, Server, Tls};
 use blockdev::{Attachment, BlockDevice, Options};
 use parking_lot::Mutex;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio_rustls::TlsAcceptor;
@@ -51,14 +52,19 @@ pub(super) fn check_key(spec: &VolumeSpec, wanted: &Wanted) -> Result<Option<Vol
     })
 }
 
+/// What is exposed of a volume.
+fn device(volume: &Volume, wanted: &Wanted) -> Result<Arc<dyn BlockDevice>, Error> {
+    let plain: Arc<dyn BlockDevice> = Arc::new(volume.device());
+    Ok(match check_key(&volume.spec, wanted)? {
+        None => plain,
+        Some(key) => Arc::new(CryptDevice::new(plain, key)),
+    })
+}
+
 impl Exposed {
     /// Exposes an open volume.
     pub async fn make(node: &Node, volume: &Volume, wanted: &Wanted, dir: PathBuf) -> Result<Self, Error> {
-        let plain: Arc<dyn BlockDevice> = Arc::new(volume.device());
-        let device = match check_key(&volume.spec, wanted)? {
-            None => plain,
-            Some(key) => Arc::new(CryptDevice::new(plain, key)),
-        };
+        let device = device(volume, wanted)?;
         let read_only = wanted.read_only;
         let Some(address) = &wanted.nbd else {
             let made = blocking(move || Attachment::attach(device, &dir, Options { read_only })).await?;
@@ -74,6 +80,28 @@ impl Exposed {
         let tls = matches!(address, Address::Tcp(_)).then(|| node.nbd_tls.clone());
         let server = Server::start(address, vec![export], tls).await?;
         Ok(Self::Nbd(server, address.clone()))
+    }
+
+    /// Goes on with the device that another process has served on `dir`, see [`Attachment::resume`].
+    pub async fn resume(
+        volume: &Volume,
+        wanted: &Wanted,
+        dir: PathBuf,
+        connection: OwnedFd,
+    ) -> Result<Self, Error> {
+        let device = device(volume, wanted)?;
+        let read_only = wanted.read_only;
+        let resumed =
+            blocking(move || Attachment::resume(device, &dir, connection, Options { read_only })).await?;
+        Ok(Self::Device(Mutex::new(resumed)))
+    }
+
+    /// A duplicate of what must be kept for [`Exposed::resume`]. NBD clients connect again by themselves.
+    pub fn connection(&self) -> Option<OwnedFd> {
+        match self {
+            Self::Device(attachment) => attachment.lock().connection().try_clone_to_owned().ok(),
+            Self::Nbd(..) => None,
+        }
     }
 
     /// What a user opens: the path of a device, or an NBD URI.

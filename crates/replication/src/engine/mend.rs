@@ -9,7 +9,7 @@
 
 use super::attach::{catch_up, goodbye};
 use super::node::Node;
-use super::volume::Phase;
+use super::volume::{Claim, Phase};
 use crate::net::control::{Inventory, ReplicaInfo, VolumeSpec};
 use crate::view;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ impl Node {
 
     async fn mend_volume(self: &Arc<Self>, spec: VolumeSpec, closed: u64) {
         let id = spec.volume.clone();
-        let open = match self.open_after(spec, Some(closed)) {
+        let open = match self.open_as(spec, Claim::Brief { after: closed }) {
             Ok(open) => open,
             Err(error) => {
                 tracing::info!(volume = id, %error, "a detached volume could not be opened to mend it");
@@ -128,6 +128,7 @@ mod tests {
             used_bytes: 0,
             snapshots: Vec::new(),
             members: Vec::new(),
+            scrub: None,
         }
     }
 

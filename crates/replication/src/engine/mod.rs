@@ -5,7 +5,7 @@
 //!   of it; [`expose`]: to the kernel or to NBD clients;
 //! - [`link`]: the connection to a store; [`gather`]: one question to all stores; [`quorum`]: contact with them;
 //! - [`placement`]: which replicas stores that were away lack; [`mend`]: what replicas of volumes lack that nobody has
-//!   attached; [`describe`]: answers of the API.
+//!   attached; [`scrub`]: scrubs at an operator's wish; [`describe`]: answers of the API.
 
 pub mod attach;
 mod clone;
@@ -15,11 +15,14 @@ pub mod describe;
 pub mod device;
 pub mod expose;
 pub mod gather;
+pub mod keep;
 pub mod link;
 pub mod mend;
 pub mod node;
 pub mod placement;
 pub mod quorum;
+mod resume;
+pub mod scrub;
 pub mod service;
 mod snapshots;
 pub mod volume;
@@ -28,6 +31,7 @@ mod worker;
 use crate::EngineConfig;
 use crate::net::client::{Dialer, StoreAddress};
 use crate::net::identity::Role;
+use keep::Keeper;
 use link::Link;
 use node::Node;
 use protos::engine::engine_server::EngineServer;
@@ -104,8 +108,11 @@ pub async fn run(config: EngineConfig, shutdown: CancellationToken) -> Result<()
     let _lock = lock(&config.state_dir)?;
     let mounts = config.state_dir.join("volumes");
     private_dir(&mounts)?;
+    let keeper = Keeper::from_env();
+    let waiting = keeper.waiting();
     let stale = mounts.clone();
-    let cleaned = tokio::task::spawn_blocking(move || blockdev::clean_stale(&stale)).await;
+    let kept: Vec<_> = waiting.iter().map(|id| mounts.join(id)).collect();
+    let cleaned = tokio::task::spawn_blocking(move || blockdev::clean_stale(&stale, &kept)).await;
     match cleaned {
         Ok(result) => {
             result?;
@@ -129,9 +136,20 @@ pub async fn run(config: EngineConfig, shutdown: CancellationToken) -> Result<()
         ca: config.storage.storage_ca.clone(),
     };
     let nbd_tls = expose::nbd_tls(&files, &dialer.identity.cluster).map_err(crate::net::Error::from)?;
-    let node = Node::new(config.node_name, config.region, mounts, links, quorum, nbd_tls);
+    let node = Node::new(
+        config.node_name,
+        config.region,
+        mounts,
+        links,
+        quorum,
+        nbd_tls,
+        keeper,
+    );
     let mut tasks = JoinSet::new();
     start(&node, &mut tasks);
+    for id in waiting {
+        tasks.spawn(node.clone().resume_in_time(id));
+    }
     let served = serve(&node, &config.socket, shutdown).await;
     node.flush_all(LAST_FLUSH).await;
     tasks.abort_all();

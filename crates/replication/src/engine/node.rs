@@ -2,10 +2,11 @@
 
 use super::expose::Exposed;
 use super::gather::Gathered;
+use super::keep::Keeper;
 use super::link::Link;
 use super::placement;
 use super::quorum::Quorum;
-use super::volume::Volume;
+use super::volume::{Claim, Volume};
 use crate::net::control::{Inventory, MemberReport, Request, Response, VolumeSpec};
 use crate::view::{self, VolumeView};
 use parking_lot::Mutex;
@@ -86,6 +87,8 @@ pub struct Node {
     pub quorum: Arc<Quorum>,
     /// For NBD clients that come over a network.
     pub nbd_tls: blockdev::nbd::Tls,
+    /// What becomes of the devices when this process ends.
+    pub(super) keeper: Keeper,
     /// Volumes with a device.
     pub(super) attached: Mutex<HashMap<String, Arc<Attached>>>,
     /// All volumes that are open or opening; they are told when a link comes up.
@@ -135,6 +138,7 @@ impl Node {
         links: Vec<Arc<Link>>,
         quorum: Arc<Quorum>,
         nbd_tls: blockdev::nbd::Tls,
+        keeper: Keeper,
     ) -> Arc<Self> {
         Arc::new(Self {
             name,
@@ -143,6 +147,7 @@ impl Node {
             links,
             quorum,
             nbd_tls,
+            keeper,
             attached: Mutex::default(),
             open: Mutex::default(),
             locks: Mutex::default(),
@@ -175,17 +180,13 @@ impl Node {
 
     /// Starts to open a volume.
     pub(super) fn open(self: &Arc<Self>, spec: VolumeSpec) -> Result<OpenVolume, Error> {
-        self.open_after(spec, None)
+        self.open_as(spec, Claim::Attach)
     }
 
-    /// As [`Node::open`]; with an epoch counter, gives way to everybody who asked after it.
-    pub(super) fn open_after(
-        self: &Arc<Self>,
-        spec: VolumeSpec,
-        only_after: Option<u64>,
-    ) -> Result<OpenVolume, Error> {
+    /// As [`Node::open`], with another right.
+    pub(super) fn open_as(self: &Arc<Self>, spec: VolumeSpec, claim: Claim) -> Result<OpenVolume, Error> {
         let links = spec.members.iter().map(|m| self.link(&m.region)).collect();
-        let volume = Volume::start(spec, links, &self.region, only_after)
+        let volume = Volume::start(spec, links, &self.region, claim)
             .map_err(|e| Error::State(format!("start a thread for the volume: {e}")))?;
         let number = self.next_open.fetch_add(1, Ordering::Relaxed);
         self.open.lock().insert(number, volume.clone());
@@ -326,6 +327,7 @@ impl Node {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
+            self.keeper.refresh();
             if self.report_all.swap(false, Ordering::Relaxed) {
                 told.clear();
             }

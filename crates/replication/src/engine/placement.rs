@@ -81,6 +81,7 @@ pub fn describe(request: &Request) -> (&'static str, &str) {
     match request {
         Request::Create { spec, .. } => ("create", &spec.volume),
         Request::Delete { tombstone } => ("delete", &tombstone.volume),
+        Request::Scrub { volume } => ("scrub", volume),
         Request::Contact { .. } | Request::List { .. } | Request::Report { .. } => ("ask", ""),
     }
 }
@@ -131,6 +132,7 @@ mod tests {
             used_bytes: 0,
             snapshots: Vec::new(),
             members: Vec::new(),
+            scrub: None,
         });
         Inventory {
             info: StoreInfo {

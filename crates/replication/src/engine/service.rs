@@ -207,6 +207,25 @@ impl Engine for Service {
         }))
     }
 
+    async fn scrub_volume(
+        &self,
+        request: Request<api::ScrubVolumeRequest>,
+    ) -> Result<Response<api::ScrubVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let reports = if request.begin {
+            let node = self.node.clone();
+            detached(async move { node.scrub(&request.id).await }).await?
+        } else {
+            self.node.scrub_reports(&request.id).await
+        };
+        let regions = reports
+            .iter()
+            .map(|(region, report)| describe::scrub(region, report));
+        Ok(Response::new(api::ScrubVolumeResponse {
+            regions: regions.collect(),
+        }))
+    }
+
     async fn create_snapshot(
         &self,
         request: Request<api::CreateSnapshotRequest>,

@@ -99,6 +99,33 @@ pub enum Phase {
     Deposed,
 }
 
+/// With what right a volume is opened. The counters are those of epochs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// It is wanted here: whoever has it loses it.
+    Attach,
+    /// It was attached by this node's engine before, up to this epoch. Gives way to everybody who asked since.
+    Resume {
+        /// The highest epoch known.
+        after: u64,
+    },
+    /// For work on a volume that counts as attached to nobody meanwhile. Gives way to everybody who asked since.
+    Brief {
+        /// The epoch that was closed.
+        after: u64,
+    },
+}
+
+impl Claim {
+    /// See [`EngineSettings::only_after`].
+    fn only_after(self) -> Option<u64> {
+        match self {
+            Claim::Attach => None,
+            Claim::Resume { after } | Claim::Brief { after } => Some(after),
+        }
+    }
+}
+
 /// A handle on the thread.
 #[derive(Clone)]
 pub struct Volume {
@@ -109,14 +136,14 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// Starts to open the volume. `links` has the member's links in the order of the configuration. With `only_after` it
-    /// gives way to everybody, see [`EngineSettings::only_after`].
+    /// Starts to open the volume. `links` has the member's links in the order of the configuration.
     pub fn start(
         spec: VolumeSpec,
         links: Vec<Option<Arc<Link>>>,
         home_region: &str,
-        only_after: Option<u64>,
+        claim: Claim,
     ) -> std::io::Result<Volume> {
+        let only_after = claim.only_after();
         // An ordinary instance is a random UUID, whose upper half is never zero.
         let instance = Uuid::new_v4().as_u128();
         let instance = if only_after.is_some() {
@@ -140,8 +167,9 @@ impl Volume {
         let (phase_sender, phase) = watch::channel(Phase::Opening);
         let spec = Arc::new(spec);
         let members = links.len();
+        let brief = matches!(claim, Claim::Brief { .. });
         let engine = Engine::new(settings, clock::now(), rand::random());
-        let shared = Shared::new(engine, spec.clone(), links, only_after.is_some(), phase_sender);
+        let shared = Shared::new(engine, spec.clone(), links, brief, phase_sender);
         let of_thread = shared.clone();
         std::thread::Builder::new()
             .name("volume".into())

@@ -149,6 +149,7 @@ pub(super) fn engine_message(rng: &mut Rng, next: Seq) -> Message {
             have: number(rng),
             applied: rng.below(4),
             snapshot: rng.below(9) * rng.below(2),
+            until: rng.below(9),
         },
         8 => {
             let mut block = entry(rng);
@@ -179,6 +180,7 @@ pub(super) fn engine_message(rng: &mut Rng, next: Seq) -> Message {
                 epoch,
                 seen: entry(rng),
                 good: entry(rng),
+                snapshot: rng.below(9) * rng.below(2),
                 data: payload(rng, count),
             }
         }
@@ -186,7 +188,12 @@ pub(super) fn engine_message(rng: &mut Rng, next: Seq) -> Message {
 }
 
 pub(super) fn replica_message(rng: &mut Rng) -> Message {
-    match rng.below(4) {
+    match rng.below(5) {
+        4 => Message::Damaged {
+            epoch: epoch(rng),
+            snapshot: number(rng),
+            blocks: vec![entry(rng); rng.below(3) as usize],
+        },
         0 => Message::Promise(Box::new(Promise {
             epoch: epoch(rng),
             id: ReplicaId(7),

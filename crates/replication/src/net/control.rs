@@ -125,6 +125,34 @@ pub struct ReplicaInfo {
     /// Newest word of the engine about all members, when there is one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<MemberReport>,
+    /// How far its scrub is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrub: Option<ScrubReport>,
+}
+
+/// The scrub of a replica: of the pass that runs, or else of the last one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubReport {
+    /// A pass is under way.
+    pub running: bool,
+    /// How far it is, bytes of volume and snapshots.
+    pub position_bytes: u64,
+    /// Of so many.
+    pub total_bytes: u64,
+    /// Blocks with data read.
+    pub checked_blocks: u64,
+    /// Blocks that did not match their checksum.
+    pub found_blocks: u64,
+    /// Of these, good again.
+    pub repaired_blocks: u64,
+    /// Blocks that are known to be bad now.
+    pub damaged_blocks: u64,
+    /// Passes that ended.
+    pub passes: u64,
+    /// End of the last one, seconds since 1970; 0: there was none.
+    pub ended_unix_s: u64,
+    /// Begin of the next one, seconds since 1970; 0: only when told to.
+    pub due_unix_s: u64,
 }
 
 /// A snapshot as a replica has it.
@@ -219,6 +247,11 @@ pub enum Request {
     Delete {
         /// What is deleted.
         tombstone: Tombstone,
+    },
+    /// Scrubs the replica of a volume now. Answered by `Done`.
+    Scrub {
+        /// Name of the volume.
+        volume: String,
     },
     /// What an engine knows about the volumes that it has open. Answered by `Done`.
     Report {

@@ -98,6 +98,7 @@ mod tests {
             storage_cert: files.cert,
             storage_key: files.key,
             storage_ca: files.ca,
+            scrub_hours: 0,
         };
         let stop = CancellationToken::new();
         let store = tokio::spawn(crate::store::run(config, stop.clone()));

@@ -37,7 +37,10 @@ impl World {
         let think = self.profile.think * if self.slow { SLOW } else { 1 };
         let pause = think + self.rng.below(4 * think);
         self.at(self.now + pause, Event::Client { engine });
-        if self.engines[engine].requests.len() >= DEPTH || self.engines[engine].paused_until > self.now {
+        if self.silent
+            || self.engines[engine].requests.len() >= DEPTH
+            || self.engines[engine].paused_until > self.now
+        {
             return;
         }
         let burst = if self.rng.percent(10) { 6 } else { 1 };

@@ -135,6 +135,7 @@ impl World {
                 self.block(away, 1500 * MILLI);
                 self.soon(900 * MILLI, 400 * MILLI, Step::Rot { away });
             }
+            Step::Rot { .. } if self.was_stopped(victim) => self.begin_combo(),
             Step::Rot { away } => {
                 let other = MEMBERS - victim - away;
                 let disk = self.replicas[victim].disk.clone();
@@ -220,6 +221,12 @@ impl World {
             Step::Row(step) => self.row(step),
         }
         self.check_weak();
+    }
+
+    /// One that was stopped has not told its disk what is durable, as it does when it is idle: then rot of the last record
+    /// looks like a torn end.
+    fn was_stopped(&self, replica: usize) -> bool {
+        self.replicas[replica].paused_until + SECOND > self.now
     }
 
     /// An engine reaches one member at first, and then only the two others.

@@ -1,8 +1,8 @@
 //! What goes wrong, and the course of a run.
 
 use super::world::{Event, MEMBERS, World};
-use crate::core::engine::MemberState;
-use crate::core::replica::FormatAs;
+use crate::core::engine::{MemberState, MemberStatus};
+use crate::core::replica::{FormatAs, Replica};
 use crate::core::rng::Rng;
 use crate::core::types::{MILLI, Nanos, SECOND};
 
@@ -69,6 +69,8 @@ const FAULTS: Nanos = 12 * SECOND;
 const SETTLE: Nanos = 30 * SECOND;
 /// With everything repaired no request may wait for so long.
 const PATIENCE: Nanos = 5 * SECOND;
+/// Longest delay of a message.
+const LATE: Nanos = 3 * SECOND;
 /// With one member gone no request may take longer: hedges and races, no timeouts.
 const LONGEST_PAUSE_MS: u64 = 1500;
 
@@ -85,6 +87,7 @@ impl World {
         self.advance(self.now + FAULTS, |_| false)?;
         self.repair()?;
         self.lose_one()?;
+        self.scrub_all()?;
         self.compare()
     }
 
@@ -145,6 +148,11 @@ impl World {
 
     /// One more member is lost while everything is well: nothing may pause.
     fn lose_one(&mut self) -> Result<(), String> {
+        // What engines that are gone had asked may still be on its way, and is answered first.
+        self.slow = true;
+        self.advance(self.now + LATE, |_| false)?;
+        self.advance(self.now + SETTLE, World::settled)?;
+        self.slow = false;
         let replica = self.rng.below(MEMBERS as u64) as usize;
         let silent = self.rng.percent(50);
         self.replicas[replica].down_until = Nanos::MAX;
@@ -341,12 +349,41 @@ impl World {
     fn media_fault(&mut self) {
         let replica = self.profile.victim;
         if self.profile.rot {
-            let kind = ["data", "data", "meta", "journal", "state"][self.rng.below(5) as usize];
+            let kinds = ["data", "data", "meta", "journal", "state", "snap."];
+            let kind = kinds[self.rng.below(if self.scrubs { 6 } else { 5 }) as usize];
             let disk = self.replicas[replica].disk.clone();
             disk.rot(kind, &mut self.rng);
         } else if self.profile.eio && !self.profile.suffered {
             self.profile.suffered = true;
             self.replicas[replica].disk.fail_next_sync();
         }
+    }
+
+    /// Its disk loses what it had.
+    pub(super) fn bad_media(&self, replica: usize) -> bool {
+        self.profile.victim == replica
+            && (self.profile.rot || self.profile.combo == super::combos::Combo::Lie)
+    }
+
+    /// All members complete, as the newest engine sees it.
+    pub(super) fn settled(&self) -> bool {
+        self.engines.last().is_some_and(|e| {
+            let status = e.engine.status();
+            let level = |m: &MemberStatus| {
+                m.state == MemberState::Complete && m.durable_seq + 64 >= status.durable_seq
+            };
+            e.opened && !e.gone && status.members.iter().all(level)
+        })
+    }
+
+    /// Why the world is not settled.
+    pub(super) fn describe(&self) -> String {
+        let engine = self.engines.last().map(|e| (e.gone, e.engine.status()));
+        let replicas: Vec<_> = self
+            .replicas
+            .iter()
+            .map(|r| r.replica.as_ref().map(Replica::status))
+            .collect();
+        format!("engine {engine:?}\nreplicas {replicas:?}")
     }
 }

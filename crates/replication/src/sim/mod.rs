@@ -11,6 +11,7 @@ mod faults;
 pub mod model;
 mod network;
 mod rows;
+mod scrubs;
 mod snaps;
 mod world;
 

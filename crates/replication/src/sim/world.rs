@@ -5,7 +5,7 @@ use super::disk::SimDisk;
 use super::model::Model;
 use super::network::{Link, Session};
 use super::{Options, Outcome};
-use crate::core::engine::{Engine, EngineAction, EngineEvent, EngineSettings, MemberState, MemberStatus};
+use crate::core::engine::{Engine, EngineAction, EngineEvent, EngineSettings};
 use crate::core::replica::{FormatAs, Replica, ReplicaAction, ReplicaSettings, SyncJob};
 use crate::core::rng::Rng;
 use crate::core::types::{BLOCK, Class, MILLI, Member, Nanos, ReplicaId, SECOND, VolumeMeta};
@@ -141,6 +141,10 @@ pub struct World {
     pub(super) row: super::rows::Row,
     pub(super) backlog: Option<usize>,
     pub(super) snaps: Option<super::snaps::Snaps>,
+    /// Replicas are scrubbed.
+    pub(super) scrubs: bool,
+    /// The client asks for nothing.
+    pub(super) silent: bool,
 }
 
 impl World {
@@ -191,6 +195,8 @@ impl World {
             backlog: None,
             snaps: super::snaps::Snaps::of(seed, combo),
             row: super::rows::Row::default(),
+            scrubs: super::scrubs::has(seed, options.plain),
+            silent: false,
         };
         for i in 0..MEMBERS {
             let disk = SimDisk::default();
@@ -469,6 +475,7 @@ impl World {
         let settings = ReplicaSettings {
             boot_id: region.boot,
             incarnation: u128::from(self.rng.draw()) << 64 | u128::from(self.rng.draw()),
+            scrub: self.scrub_settings(),
             mutations: self.options.mutations,
         };
         let disk = self.replicas[replica].disk.clone();
@@ -480,8 +487,8 @@ impl World {
                 region.tick = Nanos::MAX;
                 self.replica_work(replica, Vec::new());
             }
-            Err(_) if self.profile.rot && self.profile.victim == replica => {
-                // Both copies of its state rotted: the operator gives it a new disk.
+            Err(_) if self.bad_media(replica) => {
+                // Both copies of its state rotted, or a file is gone: the operator gives it a new disk.
                 self.replicas[replica].disk.wipe();
                 self.format(replica, FormatAs::Learner);
                 self.start_replica(replica);
@@ -508,7 +515,7 @@ impl World {
     }
 
     /// What a driver does after anything happened at a replica.
-    fn replica_work(&mut self, replica: usize, actions: Vec<ReplicaAction>) {
+    pub(super) fn replica_work(&mut self, replica: usize, actions: Vec<ReplicaAction>) {
         for action in actions {
             match action {
                 ReplicaAction::Send { session, message } => self.transmit(session as usize, true, &message),
@@ -520,7 +527,8 @@ impl World {
         let Some(r) = &mut self.replicas[replica].replica else {
             return;
         };
-        let next = r.background(now);
+        let mut told = Vec::new();
+        let next = r.background(now, &mut told);
         let mut jobs = Vec::new();
         while let Some(job) = r.begin_sync(now) {
             jobs.push(job);
@@ -545,6 +553,11 @@ impl World {
                     failed,
                 },
             );
+        }
+        for action in told {
+            if let ReplicaAction::Send { session, message } = action {
+                self.transmit(session as usize, true, &message);
+            }
         }
         let region = &mut self.replicas[replica];
         if let Some(due) = next
@@ -572,27 +585,5 @@ impl World {
             r.synced(now, ticket, result, &mut actions);
         }
         self.replica_work(replica, actions);
-    }
-
-    /// All members complete, as the newest engine sees it.
-    pub(super) fn settled(&self) -> bool {
-        self.engines.last().is_some_and(|e| {
-            let status = e.engine.status();
-            let level = |m: &MemberStatus| {
-                m.state == MemberState::Complete && m.durable_seq + 64 >= status.durable_seq
-            };
-            e.opened && !e.gone && status.members.iter().all(level)
-        })
-    }
-
-    /// Why the world is not settled.
-    pub(super) fn describe(&self) -> String {
-        let engine = self.engines.last().map(|e| (e.gone, e.engine.status()));
-        let replicas: Vec<_> = self
-            .replicas
-            .iter()
-            .map(|r| r.replica.as_ref().map(Replica::status))
-            .collect();
-        format!("engine {engine:?}\nreplicas {replicas:?}")
     }
 }

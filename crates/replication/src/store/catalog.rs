@@ -10,11 +10,15 @@
 
 use super::host::Host;
 use super::superblock::{self, sync_dir};
+use crate::clock;
 use crate::core::mutations::Mutations;
-use crate::core::replica::{FormatAs, Replica, ReplicaSettings, ReplicaState, ReplicaStatus};
-use crate::core::types::{BLOCK, SnapshotInfo};
+use crate::core::replica::{
+    FormatAs, Replica, ReplicaSettings, ReplicaState, ReplicaStatus, ScrubSettings, ScrubStatus,
+};
+use crate::core::types::{BLOCK, SECOND, SnapshotInfo};
 use crate::net::control::{
-    Inventory, MemberReport, ReplicaInfo, Response, SnapshotReport, StoreInfo, Tombstone, VolumeSpec,
+    Inventory, MemberReport, ReplicaInfo, Response, ScrubReport, SnapshotReport, StoreInfo, Tombstone,
+    VolumeSpec,
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -22,11 +26,15 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 /// How long an inventory waits for one replica's word; a replica whose disk hangs is shown as failed.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(1000);
+/// Longest time between scrubs, ten years: what is longer means never.
+const MAX_SCRUB_PERIOD: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// Label of a volume with its own time between scrubs, in hours; 0: only when told to.
+pub const SCRUB_LABEL: &str = "scrub-hours";
 
 /// `volume.json`: what the replica was formatted with.
 #[derive(Clone, Serialize, Deserialize)]
@@ -47,6 +55,8 @@ pub struct Catalog {
     region: String,
     store: Uuid,
     boot_id: u128,
+    /// From one scrub of a replica to the next; zero: only when told to.
+    scrub_period: Duration,
     volumes: Mutex<BTreeMap<String, Arc<Entry>>>,
     tombstones: Mutex<Vec<Tombstone>>,
     /// Serialises what changes directories.
@@ -79,7 +89,12 @@ fn boot_id() -> u128 {
 
 impl Catalog {
     /// Finishes what a crash interrupted and starts every replica.
-    pub fn open(dir: &Path, region: &str, store: Uuid) -> Result<Self, superblock::Error> {
+    pub fn open(
+        dir: &Path,
+        region: &str,
+        store: Uuid,
+        scrub_period: Duration,
+    ) -> Result<Self, superblock::Error> {
         let (volumes, stones) = (dir.join("volumes"), dir.join("tombstones"));
         for path in [&volumes, &stones] {
             std::fs::create_dir_all(path).map_err(io("create", path))?;
@@ -90,6 +105,7 @@ impl Catalog {
             region: region.into(),
             store,
             boot_id: boot_id(),
+            scrub_period,
             volumes: Mutex::default(),
             tombstones: Mutex::new(read_tombstones(&stones)?),
             changing: tokio::sync::Mutex::new(()),
@@ -116,6 +132,7 @@ impl Catalog {
         let settings = ReplicaSettings {
             boot_id: self.boot_id,
             incarnation: Uuid::new_v4().as_u128(),
+            scrub: self.scrub_of(&file.spec),
             mutations: Mutations::default(),
         };
         let host = Host::start(dir, settings).map_err(io("start a thread for", dir))?;
@@ -128,6 +145,25 @@ impl Catalog {
             .lock()
             .insert(entry.file.spec.volume.clone(), Arc::new(entry));
         Ok(())
+    }
+
+    /// Scrubs a replica now, if it is here; whether it is.
+    pub fn scrub(&self, volume: &str) -> bool {
+        let host = self.volumes.lock().get(volume).map(|entry| entry.host.clone());
+        host.inspect(|host| host.scrub()).is_some()
+    }
+
+    fn scrub_of(&self, spec: &VolumeSpec) -> ScrubSettings {
+        let own = spec.labels.get(SCRUB_LABEL).and_then(|text| text.parse().ok());
+        let period = own.map_or(self.scrub_period, |hours: u64| {
+            Duration::from_secs(hours.saturating_mul(3600))
+        });
+        let period_s = period.min(MAX_SCRUB_PERIOD).as_secs();
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        ScrubSettings {
+            period_s,
+            unix_at_zero_s: unix.as_secs().saturating_sub(clock::now() / SECOND),
+        }
     }
 
     /// The store's identity.
@@ -392,6 +428,7 @@ async fn describe(entry: &Entry) -> ReplicaInfo {
         used_bytes: 0,
         snapshots: Vec::new(),
         members: Vec::new(),
+        scrub: None,
         spec,
     };
     match status {
@@ -430,6 +467,23 @@ fn fill(info: &mut ReplicaInfo, status: &ReplicaStatus) {
         used_bytes: *used_bytes,
     };
     info.snapshots = status.snapshots.iter().map(report).collect();
+    info.scrub = Some(scrub_report(&status.scrub));
+}
+
+fn scrub_report(scrub: &ScrubStatus) -> ScrubReport {
+    let result = if scrub.running { scrub.pass } else { scrub.last };
+    ScrubReport {
+        running: scrub.running,
+        position_bytes: scrub.position_blocks * BLOCK as u64,
+        total_bytes: scrub.total_blocks * BLOCK as u64,
+        checked_blocks: result.checked_blocks,
+        found_blocks: result.found_blocks,
+        repaired_blocks: result.repaired_blocks,
+        damaged_blocks: scrub.damaged_blocks,
+        passes: scrub.passes,
+        ended_unix_s: scrub.last.ended_unix_s,
+        due_unix_s: scrub.due_unix_s,
+    }
 }
 
 fn read_tombstones(dir: &Path) -> Result<Vec<Tombstone>, superblock::Error> {

@@ -57,6 +57,7 @@ enum Input {
     Disconnected(u64),
     Synced(u64, std::io::Result<()>),
     Status(oneshot::Sender<Result<ReplicaStatus, String>>),
+    Scrub,
     Stop(oneshot::Sender<()>),
 }
 
@@ -168,6 +169,11 @@ impl Host {
         receiver.await.unwrap_or_else(|_| Err("stopped".into()))
     }
 
+    /// Scrubs it now.
+    pub fn scrub(&self) {
+        let _ = self.shared.inbox.post(Input::Scrub);
+    }
+
     /// Who got the last promise.
     pub fn owner(&self) -> Owner {
         self.shared.owner.lock().clone()
@@ -201,7 +207,7 @@ enum End {
     /// It was told to stop, by somebody who waits for it.
     Stopped(oneshot::Sender<()>),
     /// Its disk is full; what it said last.
-    Full(ReplicaStatus),
+    Full(Box<ReplicaStatus>),
     /// A turn panicked: nobody knows what state it is in.
     Broken,
 }
@@ -261,7 +267,7 @@ impl Shared {
                         return true;
                     }
                     Input::Synced(..) => worker.syncing -= 1,
-                    Input::Disconnected(_) => {}
+                    Input::Disconnected(_) | Input::Scrub => {}
                 }
             }
             if look <= clock::now() {
@@ -310,7 +316,7 @@ impl Shared {
                         let _ = done.send(());
                         return;
                     }
-                    Input::Disconnected(_) | Input::Synced(..) => {}
+                    Input::Disconnected(_) | Input::Synced(..) | Input::Scrub => {}
                 }
             }
         }
@@ -360,7 +366,8 @@ impl Worker {
         }
         self.act(&shared, &mut replica);
         if own {
-            replica.background(clock::now());
+            replica.background(clock::now(), &mut self.actions);
+            self.act(&shared, &mut replica);
         }
         while let Some(job) = replica.begin_sync(clock::now()) {
             self.syncing += 1;
@@ -370,7 +377,7 @@ impl Worker {
             session.outbox.kick();
         }
         if replica.is_full() && self.end.is_none() {
-            self.end = Some(End::Full(replica.status()));
+            self.end = Some(End::Full(Box::new(replica.status())));
         }
         let wake = replica.due(clock::now());
         self.replica = Some(replica);
@@ -409,6 +416,7 @@ impl Worker {
             Input::Status(reply) => {
                 let _ = reply.send(Ok(replica.status()));
             }
+            Input::Scrub => replica.scrub(clock::now(), &mut self.actions),
             Input::Stop(told) => self.end = Some(End::Stopped(told)),
         }
     }

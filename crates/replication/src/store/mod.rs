@@ -64,7 +64,8 @@ pub async fn run(config: StoreConfig, shutdown: CancellationToken) -> Result<(),
     };
     let acceptor = TlsAcceptor::from(tls::server_config(&files, tls::ClientAuth::Required, &[])?);
     let superblock = superblock::open(&config.data_dir, &config.cluster, &config.region)?;
-    let catalog = Catalog::open(&config.data_dir, &config.region, superblock.store)?;
+    let scrub_period = Duration::from_secs(config.scrub_hours.saturating_mul(3600));
+    let catalog = Catalog::open(&config.data_dir, &config.region, superblock.store, scrub_period)?;
     let store = Arc::new(Store {
         cluster: config.cluster.clone(),
         catalog: Arc::new(catalog),

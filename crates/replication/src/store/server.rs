@@ -245,6 +245,15 @@ async fn answer(store: &Arc<Store>, may_write: bool, request: Request) -> Respon
             learner,
         } => store.catalog.create(wanted, spec, id, learner).await,
         Request::Delete { tombstone } => store.catalog.delete(tombstone).await,
+        Request::Scrub { volume } => {
+            if store.catalog.scrub(&volume) {
+                Response::Done
+            } else {
+                Response::Refused {
+                    reason: format!("this store has no replica of volume {volume:?}"),
+                }
+            }
+        }
         Request::Report { volumes } => {
             store.catalog.report(volumes);
             Response::Done

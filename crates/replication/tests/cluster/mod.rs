@@ -75,6 +75,8 @@ pub struct Cluster {
     pub via: BTreeMap<String, Vec<u16>>,
     /// The stores are on disks that forget, see [`shim`].
     pub shim: bool,
+    /// What engines hand over for their successors, where a service manager is played.
+    pub kept: BTreeMap<String, fdstore::Store>,
 }
 
 fn program() -> PathBuf {
@@ -111,6 +113,7 @@ impl Cluster {
             engines: BTreeMap::new(),
             via: BTreeMap::new(),
             shim: false,
+            kept: BTreeMap::new(),
         };
         cluster.issue("admin", &format!("hikube://{CLUSTER}/admin"));
         cluster.issue("control-plane", &format!("hikube://{CLUSTER}/control-plane"));
@@ -146,16 +149,40 @@ impl Cluster {
         hikube_replication::store_format(&self.store_dir(index), CLUSTER, REGIONS[index]).unwrap();
     }
 
+    /// From now on the node's engines hand over their devices to each other.
+    pub fn keep_devices(&mut self, node: &str) {
+        let store = fdstore::Store::listen(&self.dir.path().join(format!("{node}.notify"))).unwrap();
+        self.kept.insert(node.to_owned(), store);
+    }
+
+    fn spawn_with_kept(&self, node: &str, store: &fdstore::Store, arguments: &[String]) -> Child {
+        let mut command = Command::new("/bin/sh");
+        command
+            .args(["-c", "LISTEN_PID=$$ exec \"$0\" \"$@\""])
+            .arg(program())
+            .args(arguments)
+            .env(
+                fdstore::SOCKET_VARIABLE,
+                self.dir.path().join(format!("{node}.notify")),
+            );
+        fdstore::pass(&mut command, store.descriptors().unwrap()).unwrap();
+        self.start_logged(command, &format!("engine-{node}"))
+    }
+
     fn spawn(&self, log: &str, arguments: &[String], environment: Vec<(&'static str, PathBuf)>) -> Child {
+        let mut command = Command::new(program());
+        command.args(arguments).envs(environment);
+        self.start_logged(command, log)
+    }
+
+    fn start_logged(&self, mut command: Command, log: &str) -> Child {
         let log = self.dir.path().join(format!("{log}.log"));
         let log = std::fs::File::options()
             .create(true)
             .append(true)
             .open(log)
             .unwrap();
-        Command::new(program())
-            .args(arguments)
-            .envs(environment)
+        command
             .env(
                 "RUST_LOG",
                 std::env::var("RUST_LOG").unwrap_or_else(|_| "info,fuser=off".into()),
@@ -253,7 +280,10 @@ impl Cluster {
             ),
         ];
         arguments.extend(self.identity(node));
-        let child = self.spawn(&format!("engine-{node}"), &arguments, Vec::new());
+        let child = match self.kept.get(node) {
+            Some(store) => self.spawn_with_kept(node, store, &arguments),
+            None => self.spawn(&format!("engine-{node}"), &arguments, Vec::new()),
+        };
         self.engines.insert(node.to_owned(), child);
     }
 
@@ -370,6 +400,9 @@ impl Drop for Cluster {
             let _ = child.kill();
             let _ = child.wait();
         }
+        for store in self.kept.values() {
+            store.clear();
+        }
         for name in ["mnt", "other"] {
             let _ = rustix::mount::unmount(self.dir.path().join(name), rustix::mount::UnmountFlags::DETACH);
         }
@@ -377,7 +410,7 @@ impl Drop for Cluster {
         for index in 0..REGIONS.len() {
             let _ = rustix::mount::unmount(self.store_dir(index), rustix::mount::UnmountFlags::DETACH);
         }
-        let _ = blockdev::clean_stale(self.dir.path());
+        let _ = blockdev::clean_stale(self.dir.path(), &[]);
     }
 }
 

@@ -45,6 +45,8 @@ struct Layers {
     /// Set when the volume is copied: the snapshots of then, newest last. That one is copied first: when a snapshot is
     /// dropped meanwhile, what an older one needs of it is in what the source has for the older one.
     left: Option<Vec<SnapshotInfo>>,
+    /// The snapshot before, which is the next newer one; 0: none.
+    newer: Seq,
 }
 
 impl CopyTask {
@@ -93,9 +95,7 @@ impl CopyTask {
                 self.need = self.need.max(durable);
                 self.layers.left = Some(snapshots.to_vec());
             }
-            Some(left) => {
-                left.pop();
-            }
+            Some(left) => self.layers.newer = left.pop().map_or(0, |s| s.seq),
         }
         if let Some(next) = self.layers.left.as_ref().and_then(|l| l.last()) {
             self.pieces = vec![(next.blocks, 0)];
@@ -169,7 +169,7 @@ impl Engine {
         let piece = copy.pieces.iter().find(|p| p.0 > copy.position);
         let Some(&(to, have)) = piece else { return };
         let (from, applied) = (copy.position, copy.need);
-        let snapshot = copy.snapshot();
+        let (snapshot, until) = (copy.snapshot(), copy.layers.newer);
         self.next_request = request;
         copy.reading = Some((request, source));
         copy.asked_at = self.now;
@@ -189,6 +189,7 @@ impl Engine {
                 have,
                 applied,
                 snapshot,
+                until,
             },
         );
     }

@@ -98,10 +98,11 @@ impl Engine {
         }
     }
 
-    /// Makes a member a learner whose stream begins at the durable commit.
+    /// Makes a member a learner whose stream begins at the durable commit: the source applies that far, and no further.
     fn begin_copy(&mut self, member: usize, keep: Seq) {
         let Some(plan) = &self.plan else { return };
-        let from = self.stream.durable.max(keep);
+        let from = self.stream.durable;
+        let keep = keep.min(from);
         let history = plan.history.cut(from);
         self.peers[member].must_copy = false;
         self.truncate(member, keep, history, Some(from));
@@ -131,6 +132,7 @@ impl Engine {
     }
 
     pub(super) fn truncated(&mut self, member: usize, end: Seq, pieces: Vec<(u64, Seq)>, cursor: u64) {
+        // Not less than where its stream began: that was durable, as its promise has told.
         let need = self.stream.durable;
         let peer = &mut self.peers[member];
         if peer.stage != Stage::Truncating {
@@ -176,8 +178,8 @@ impl Engine {
         })
     }
 
-    /// A member takes part: the others are to remember it. It remembers itself already, durably, so who knows less of
-    /// itself than others know of it was set back.
+    /// A member takes part: the others are to remember it, and it those that came to take part while it was told to. It
+    /// remembers itself already, durably, so who knows less of itself than others know of it was set back.
     fn remember(&mut self, newcomer: usize) {
         let Some(plan) = &self.plan else { return };
         let history = plan.history.clone();
@@ -185,7 +187,7 @@ impl Engine {
             self.known.retain(|p| p.id != memory.id);
             self.known.push(memory);
         }
-        for member in (0..self.peers.len()).filter(|m| *m != newcomer) {
+        for member in 0..self.peers.len() {
             if self.peers[member].stage == Stage::Live {
                 let (epoch, history, peers) = (self.epoch, history.clone(), self.known.clone());
                 self.send(
@@ -201,14 +203,21 @@ impl Engine {
     }
 
     /// Somebody remembers that this member took part in an epoch, or after a start, of which it knows nothing itself:
-    /// its disk has an older state than it once had (R7).
+    /// its disk has an older state than it once had (R7). Or it lacks what it once said was durable, and what a quorum had.
     pub(super) fn set_back(&self, promise: &Promise) -> bool {
         let told = self.peers.iter().filter_map(|p| p.promise.as_ref());
         let others = told.filter(|p| p.id != promise.id).flat_map(|p| &p.peers);
         let latest = |memory: &PeerMemory| (memory.promised, memory.starts);
         let own = promise.peers.iter().find(|m| m.id == promise.id).map(latest);
         let mut known = others.chain(&self.known).filter(|m| m.id == promise.id);
-        !promise.blank && !self.settings.mutations.r7_believe_set_back && known.any(|m| Some(latest(m)) > own)
+        let member = self.settings.members.iter().position(|m| m.id == promise.id);
+        let said = member
+            .filter(|_| self.exposed.is_some())
+            .map_or(0, |m| self.peers[m].durable);
+        let believe = self.settings.mutations.believe_liars;
+        let lacks = promise.end < said.min(self.stream.durable) && !believe;
+        let older = |m: &PeerMemory| Some(latest(m)) > own || (m.durable > promise.end && !believe);
+        !promise.blank && !self.settings.mutations.r7_believe_set_back && (lacks || known.any(older))
     }
 
     pub(super) fn adopted(&mut self, member: usize, end: Seq) {

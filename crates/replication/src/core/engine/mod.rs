@@ -475,6 +475,11 @@ impl Engine {
             } => {
                 self.digested(member, request, at, digests, &bad);
             }
+            Message::Damaged {
+                epoch,
+                snapshot,
+                blocks,
+            } if epoch == self.epoch => self.damaged(member, snapshot, &blocks),
             Message::Failed { reason } => {
                 tracing::info!(volume = %self.settings.volume, member, %reason, "replica failed");
                 self.lost(member);

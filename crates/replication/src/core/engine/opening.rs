@@ -113,7 +113,11 @@ impl Engine {
         match self.phase {
             Phase::Opening if !self.reopening() => {
                 // Try again above it, not at once: it may belong to an engine that is being opened elsewhere.
-                self.peers[member].stage = Stage::Greeted;
+                let now = self.now;
+                let peer = &mut self.peers[member];
+                peer.stage = Stage::Greeted;
+                peer.begun = begun;
+                peer.told = now;
                 if self.retry_at.is_none() {
                     let pause = RETRY + self.rng.below(RETRY << self.attempts.min(6));
                     self.retry_at = Some(self.now + pause);
@@ -185,7 +189,12 @@ impl Engine {
         }
         peer.learner = promise.copying;
         peer.stage = Stage::Promised;
+        // It may have been told of more than those whose promises came first.
+        let flushed = promise.flushed;
         peer.promise = Some(promise);
+        if let Some(plan) = &self.plan {
+            self.stream.durable = self.stream.durable.max(flushed.min(plan.recovery));
+        }
     }
 
     /// Chooses the log once enough members have promised.
@@ -240,7 +249,11 @@ impl Engine {
             self.waiting = Some("no replica that answers is complete");
             return;
         };
-        let ahead = voters.iter().any(|(_, p)| p.copying && key(p) > key(best));
+        // An epoch that it has begun and that has no record is nothing to wait for.
+        let shared = |p: &Promise| p.history.common(p.end, &best.history, best.end);
+        let ahead = voters
+            .iter()
+            .any(|(_, p)| p.copying && key(p) > key(best) && shared(p) < p.end);
         if ahead && complete.len() < self.quorum() && !all {
             self.waiting = Some("only a replica that is catching up has the end of the log");
             return;
@@ -293,6 +306,11 @@ impl Engine {
         self.phase = Phase::Open;
         self.exposed = Some(self.epoch);
         self.waiting = None;
+        // A majority came first; who has refused meanwhile has promised a rival (see `raise`).
+        self.retry_at = None;
+        for peer in self.peers.iter_mut().filter(|p| p.stage == Stage::Greeted) {
+            peer.stage = Stage::Refused;
+        }
         if let Some(plan) = &self.plan {
             self.stream.durable = self.stream.durable.max(plan.recovery);
             self.stream.committed = self.stream.committed.max(plan.recovery);

@@ -4,7 +4,7 @@
 use super::peer::Stage;
 use super::{BTreeMap, Engine, OpError, Phase};
 use crate::core::checksum;
-use crate::core::types::{BLOCK, MILLI, Nanos, Seq};
+use crate::core::types::{BLOCK, MILLI, Nanos, Seq, SnapshotInfo};
 use crate::core::wire::{BlockEntry, BlockKind, MAX_RECORD_BLOCKS, Message};
 use bytes::{Bytes, BytesMut};
 
@@ -209,7 +209,10 @@ impl Engine {
             .min_by_key(|(i, p)| (p.slow(now, HEDGE), Some(*i) != home, *i))
             .map(|c| c.0);
         let Some(member) = best else {
-            if task.pending.is_empty() {
+            // Of a snapshot that was dropped meanwhile nobody who is asked in vain need be waited for.
+            let snapshot = task.snapshot;
+            let gone = snapshot > 0 && !self.snapshots.list().iter().any(|s| s.seq == snapshot);
+            if task.pending.is_empty() || gone {
                 self.exhausted(id);
             } else {
                 task.next = now + HEDGE;
@@ -394,10 +397,9 @@ impl Engine {
         for (_, request) in &task.pending {
             self.reads.wire.remove(request);
         }
-        // What a snapshot keeps is not repaired in place.
-        if result.is_ok() && task.snapshot == 0 {
+        if result.is_ok() {
             for (member, seen) in &task.bad {
-                self.start_repair(*member, *seen);
+                self.start_repair(*member, *seen, task.snapshot);
             }
         }
         match task.owner {
@@ -423,6 +425,7 @@ impl Engine {
                             epoch,
                             seen,
                             good,
+                            snapshot: task.snapshot,
                             data,
                         },
                     );
@@ -464,15 +467,42 @@ impl Engine {
         }
     }
 
-    /// Fetches a good copy of a block that is bad at `member`.
-    pub(super) fn start_repair(&mut self, member: usize, seen: BlockEntry) {
+    /// Fetches a good copy of a block of the volume, or of a snapshot, that is bad at `member`.
+    pub(super) fn start_repair(&mut self, member: usize, seen: BlockEntry, snapshot: Seq) {
         if self.reads.repairs >= MAX_REPAIRS || self.peers.len() < 2 {
             return;
         }
         self.reads.repairs += 1;
         // The source must have applied at least what the damaged member may have.
-        let min_seq = self.stream.durable;
-        self.read_blocks(Owner::Repair(member, seen), seen.block, 1, min_seq);
+        let min_seq = if snapshot > 0 {
+            snapshot
+        } else {
+            self.stream.durable
+        };
+        self.read_of(Owner::Repair(member, seen), seen.block, 1, min_seq, snapshot);
+    }
+
+    /// A member's scrub found bad blocks. What is not repaired now is told again.
+    pub(super) fn damaged(&mut self, member: usize, snapshot: Seq, blocks: &[BlockEntry]) {
+        let there = |s: &SnapshotInfo| s.seq == snapshot;
+        let known = snapshot == 0 || self.snapshots.list().iter().any(there);
+        if self.phase != Phase::Open || !self.peers[member].counts() || !known {
+            return;
+        }
+        let size = self.blocks;
+        for seen in blocks.iter().filter(|b| b.block < size) {
+            if !self.is_repairing(member, seen.block, snapshot) {
+                self.start_repair(member, *seen, snapshot);
+            }
+        }
+    }
+
+    fn is_repairing(&self, member: usize, block: u64, snapshot: Seq) -> bool {
+        let same = |t: &Task| matches!(t.owner, Owner::Repair(m, seen) if m == member && seen.block == block);
+        self.reads
+            .tasks
+            .values()
+            .any(|t| same(t) && t.snapshot == snapshot)
     }
 }
 

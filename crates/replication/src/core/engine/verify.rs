@@ -159,9 +159,9 @@ impl Engine {
             verify.report.equal = false;
         }
         verify.answers[member] = Some((at, digests));
-        let of_volume = verify.snapshot.is_none();
-        for entry in bad.iter().filter(|_| of_volume) {
-            self.start_repair(member, *entry);
+        let snapshot = verify.snapshot.as_ref().map_or(0, |s| s.seq);
+        for entry in bad {
+            self.start_repair(member, *entry, snapshot);
         }
         self.compare();
     }

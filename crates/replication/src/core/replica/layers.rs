@@ -348,17 +348,19 @@ impl Replica {
         Ok(found)
     }
 
-    /// What a learner needs for a snapshot beyond the volume itself: its layer, and those of dropped snapshots after it
-    /// that are not merged into it yet.
+    /// What a learner needs for a snapshot beyond the volume itself: its layer, and those after it of snapshots that the
+    /// learner does not have. These are dropped here too, or will be: the record may not be stable here yet.
     pub(super) fn layer_blocks(
         &self,
         layer: usize,
+        until: Seq,
         block: u64,
         count: u64,
     ) -> Result<Vec<Option<(usize, Entry)>>, super::Fault> {
         let seq = self.state.layers[layer].info.seq;
-        let dropped = self.state.layers[layer + 1..].iter().take_while(|l| l.dropped);
-        let mut found = self.layered(layer, layer + 1 + dropped.count(), block, count)?;
+        let lacks = |l: &&LayerState| l.dropped || until == 0 || l.info.seq < until;
+        let lacking = self.state.layers[layer + 1..].iter().take_while(lacks);
+        let mut found = self.layered(layer, layer + 1 + lacking.count(), block, count)?;
         for slot in &mut found {
             *slot = slot.filter(|(_, entry)| entry.version <= seq);
         }

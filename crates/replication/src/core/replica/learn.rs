@@ -170,47 +170,4 @@ impl Replica {
         out.push(ReplicaAction::Send { session, message });
         Ok(())
     }
-
-    /// Writes a good copy over one that was reported bad, unless the block has moved on (R13).
-    pub(super) fn repair(&mut self, seen: &BlockEntry, good: &BlockEntry, data: &Bytes) -> Outcome {
-        if self.state.copy.is_some() || !self.adopted || good.kind == BlockKind::Bad {
-            return Ok(());
-        }
-        let in_journal = |index: &super::Index| !index.lookup(seen.block, seen.block + 1).is_empty();
-        let held = in_journal(&self.recent_index)
-            || in_journal(&self.stable_index)
-            || self.sweep.as_ref().is_some_and(|s| in_journal(&s.index));
-        let now = self.blocks.entries(seen.block, 1).during("reading entries")?[0];
-        let moved = now.version != seen.version || now.crc != seen.crc;
-        // The good copy is from a member that had applied everything durable when the repair began, so it is not older
-        // than what is in place here; its version may be lower than ours where ours is rot.
-        let fits = good.version <= self.applied;
-        if held || moved || !fits || good.block != seen.block {
-            return Ok(());
-        }
-        match good.kind {
-            BlockKind::Data if data.len() == BLOCK => {
-                if checksum::block(self.seed, good.block, good.version, data) != good.crc {
-                    return Err(Fault::Protocol("a repair was damaged on its way"));
-                }
-                let entry = Entry::data(good.version, good.crc);
-                self.blocks
-                    .write(good.block, &[entry], Some(&[data]))
-                    .during("writing blocks")?;
-            }
-            BlockKind::Zero => {
-                let entry = if good.version == 0 {
-                    Entry::default()
-                } else {
-                    Entry::zero(self.seed, good.block, good.version)
-                };
-                self.blocks
-                    .write(good.block, &[entry], None)
-                    .during("writing entries")?;
-            }
-            _ => return Err(Fault::Protocol("a repair without its data")),
-        }
-        tracing::info!(volume = %self.state.meta.volume, id = %self.state.meta.id, block = good.block, "repaired");
-        Ok(())
-    }
 }

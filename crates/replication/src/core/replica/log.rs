@@ -142,11 +142,10 @@ impl Replica {
             cursor: self.cursor.min(old.cursor),
             ..old
         };
-        let mut pieces = resumed.resume(cut.keep, cut.blocks);
-        if wipe {
+        let pieces = if wipe {
             // What is in place belongs to a log that did not continue. Only after a loss beyond the guarantees.
             tracing::error!(volume = %self.state.meta.volume, "blocks beyond the common log: all are copied again");
-            pieces = vec![(cut.blocks, 0)];
+            vec![(cut.blocks, 0)]
         } else {
             self.drop_after(cut.keep);
             self.journal.sync_all().during("syncing the journal")?;
@@ -154,7 +153,9 @@ impl Replica {
             self.promote(now)?;
             self.apply_all()?;
             self.blocks.sync().during("syncing the blocks")?;
-        }
+            // What is kept but not known to be durable in a quorum is not in place (R8), and goes with the journal.
+            resumed.resume(cut.keep.min(self.applied), cut.blocks)
+        };
         // Perhaps an earlier copy of everything was interrupted: what layers have may be of another log.
         let anew = pieces.iter().any(|(_, have)| *have == 0);
         // A crash from here on finds a learner that has at least these pieces.

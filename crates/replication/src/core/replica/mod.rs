@@ -14,6 +14,10 @@ mod layers;
 mod learn;
 mod log;
 mod recover;
+mod repair;
+mod scrub;
+#[cfg(test)]
+mod scrub_tests;
 mod segment;
 mod serve;
 mod start;
@@ -28,6 +32,7 @@ use super::wire::Message;
 use blocks::Blocks;
 use index::{Held, Index};
 use journal::Journal;
+pub use scrub::{PassResult, ScrubSettings, ScrubStatus};
 use state::State;
 use std::collections::VecDeque;
 use std::io;
@@ -68,6 +73,8 @@ pub struct ReplicaSettings {
     pub boot_id: u128,
     /// Random, fresh at every start (R4); also seeds salts.
     pub incarnation: u128,
+    /// When to scrub.
+    pub scrub: ScrubSettings,
     /// Rules switched off by the simulator.
     pub mutations: super::mutations::Mutations,
 }
@@ -124,6 +131,8 @@ pub struct ReplicaStatus {
     pub snapshots: Vec<(SnapshotInfo, u64)>,
     /// Session of the engine that was heard last, if it is still connected.
     pub engine_session: Option<u64>,
+    /// How far its scrub is.
+    pub scrub: ScrubStatus,
 }
 
 /// A sync to run on any thread, without the replica.
@@ -222,6 +231,7 @@ pub struct Replica {
     cursor: u64,
     /// Learner: bytes written since the cursor was persisted.
     copied: u64,
+    scrub: scrub::Scrub,
     failed: Option<String>,
     /// It failed only because its disk is full: nothing is lost, as after a crash.
     full: bool,
@@ -300,6 +310,7 @@ impl Replica {
             self.lease_until = self.lease_until.max(now + LEASE_GRANT);
             self.lease_instance = epoch.instance;
         }
+        self.scrub.heard(now, &m);
         match m {
             Message::Append {
                 sent_at,
@@ -346,7 +357,13 @@ impl Replica {
             }
             m @ Message::CopyWrite { .. } => self.copied(now, session, m, out),
             Message::CopyDone { end, .. } => self.copy_done(session, end, out),
-            Message::Repair { seen, good, data, .. } => self.repair(&seen, &good, &data),
+            Message::Repair {
+                seen,
+                good,
+                snapshot,
+                data,
+                ..
+            } => self.repair(snapshot, &seen, &good, &data),
             m => self.serve(now, session, m, out),
         }
     }
@@ -422,6 +439,7 @@ impl Replica {
             used_bytes: self.blocks.data.allocated().unwrap_or(0)
                 + self.layers.stores.iter().map(kept).sum::<u64>(),
             engine_session: self.session,
+            scrub: self.scrub_status(),
         }
     }
 }

@@ -20,6 +20,9 @@ pub struct Recovered {
     pub applied: Seq,
     /// The log reached further once than what is here without a hole; that is up to here.
     pub damaged: Option<Seq>,
+    /// Something is missing before the end that had been synced: between records that are in place already, where it does
+    /// no harm by itself.
+    pub gap: bool,
     /// Segments to void with [`Journal::invalidate`] once the state is written.
     pub stale: Vec<usize>,
 }
@@ -62,7 +65,7 @@ pub fn recover(disk: &dyn Disk, volume: u64, known: &Known, rng: Rng) -> io::Res
     scan.applied = scan.applied.max(in_place);
     scan.durable = 0;
     let mut previous: Option<u64> = None;
-    let mut broken = false;
+    let (mut broken, mut gap) = (false, false);
     for (i, (head, at)) in order.iter().enumerate() {
         // What was durable beyond the beginning of a newer segment was cut.
         scan.durable = scan.durable.min(head.first - 1);
@@ -73,6 +76,7 @@ pub fn recover(disk: &dyn Disk, volume: u64, known: &Known, rng: Rng) -> io::Res
         previous = Some(head.number);
         if i == 0 || head.jump || (scan.applied + 1 >= head.first && (missing || broken)) {
             // Nothing before this segment is needed.
+            gap = i > 0 && !head.jump;
             scan.records.clear();
             scan.base = head.first - 1;
             scan.end = scan.base;
@@ -134,6 +138,7 @@ pub fn recover(disk: &dyn Disk, volume: u64, known: &Known, rng: Rng) -> io::Res
         records,
         applied,
         damaged,
+        gap,
         stale,
     })
 }

@@ -102,6 +102,7 @@ impl Replica {
                 have,
                 applied,
                 snapshot,
+                until,
                 ..
             } => {
                 self.want_applied = self.want_applied.max(applied);
@@ -110,7 +111,7 @@ impl Replica {
                 if snapshot == 0 {
                     self.copy_read(request, from, to, have)?
                 } else {
-                    self.copy_layer(request, from, to, self.layer_of(snapshot))?
+                    self.copy_layer(request, (from, to), self.layer_of(snapshot), until)?
                 }
             }
             Message::Digest {
@@ -197,7 +198,13 @@ impl Replica {
     }
 
     /// What the layer of a snapshot has, for a learner; one that was dropped has nothing.
-    fn copy_layer(&self, request: u64, from: u64, to: u64, layer: Option<usize>) -> Result<Message, Fault> {
+    fn copy_layer(
+        &self,
+        request: u64,
+        (from, to): (u64, u64),
+        layer: Option<usize>,
+        until: Seq,
+    ) -> Result<Message, Fault> {
         let mut next = from;
         let mut c = Composed {
             blocks: Vec::new(),
@@ -210,7 +217,7 @@ impl Replica {
             && c.data.len() < ANSWER_BYTES
         {
             let count = (end - next).min(u64::from(MAX_RECORD_BLOCKS));
-            let found = self.layer_blocks(layer, next, count)?;
+            let found = self.layer_blocks(layer, until, next, count)?;
             for (block, found) in (next..).zip(found) {
                 if let Some((at, entry)) = found {
                     self.compose_sources(block, &[Source::Layer(at, entry)], &mut c)?;

@@ -5,6 +5,7 @@ use super::index::Index;
 use super::journal::Journal;
 use super::layers::Layers;
 use super::recover::{Known, recover};
+use super::scrub::{Scrub, ScrubState};
 use super::state::{CopyState, State};
 use super::{Fault, FormatAs, LEASE_GRANT, Replica, ReplicaError, ReplicaSettings, segment, sync};
 use crate::core::checksum;
@@ -71,6 +72,7 @@ impl Replica {
             commit: 0,
             peers: Vec::new(),
             layers: Vec::new(),
+            scrub: ScrubState::default(),
         };
         // The state comes last: a directory without it was never formatted.
         disk.sync_dir().map_err(io_error("syncing the directory"))?;
@@ -95,13 +97,19 @@ impl Replica {
         let found = recover(&*disk, seed, &known, rng).map_err(io_error("reading the journal"))?;
         let blocks = Blocks::open(&*disk).map_err(io_error("opening the files of blocks"))?;
         let layers = Layers::open(&*disk, &state).map_err(io_error("opening the layers of snapshots"))?;
-        if !state.clean && state.boot_id != settings.boot_id {
-            state.lossy = true;
-        }
+        let rebooted = !state.clean && state.boot_id != settings.boot_id;
+        state.lossy |= rebooted;
         state.boot_id = settings.boot_id;
         state.clean = false;
         state.starts += 1;
-        if let Some(good) = found.damaged {
+        // A disk that lost power and with it what it had said was synced may have lost anything, in place too, where an old
+        // block looks as good as a new one.
+        let lied = rebooted && (found.gap || found.damaged.is_some());
+        if lied && !settings.mutations.r10_damage_is_end && !settings.mutations.believe_liars {
+            tracing::error!(volume = %state.meta.volume, id = %state.meta.id,
+                "the disk lost what it said was synced: the replica will take everything from the others");
+            state.hollow(0);
+        } else if let Some(good) = found.damaged {
             tracing::error!(volume = %state.meta.volume, id = %state.meta.id, good,
                 "the journal is damaged: the replica will take what it lacks from the others");
             state.hollow(good);
@@ -135,6 +143,7 @@ impl Replica {
             lease_instance: 0,
             cursor: state.copy.as_ref().map_or(0, |c| c.cursor),
             copied: 0,
+            scrub: Scrub::default(),
             failed,
             full: false,
             journal: found.journal,
@@ -173,6 +182,7 @@ impl Replica {
         }
         self.promote(now)?;
         self.cut_journal(self.journal.end, false)?;
+        self.plan_scrub(now);
         self.persist()?;
         self.promote(now)
     }

@@ -2,9 +2,11 @@
 //! file, each with a checksum, written one after the other: a crash leaves at least one whole, and rot of one copy
 //! does not bring an old promise back.
 //!
-//! Format history: 1, the first release; 2, layers of snapshots at the end. Version 1 is read as having none.
+//! Format history: 1, the first release; 2, layers of snapshots at the end; 3, the scrub after them. What an older version
+//! does not have is read as being none.
 
 use super::ReplicaError;
+use super::scrub::ScrubState;
 use crate::core::checksum;
 use crate::core::disk::{Disk, DiskFile};
 use crate::core::types::{Class, Epoch, History, Member, ReplicaId, Seq, SnapshotInfo, VolumeMeta};
@@ -18,9 +20,11 @@ const FILE: &str = "state";
 const SLOT: u64 = 64 << 10;
 /// "HKST".
 const MAGIC: u32 = 0x4853_4b54;
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 /// The version without snapshots.
 const WITHOUT_LAYERS: u32 = 1;
+/// The first version with a scrub.
+const WITH_SCRUB: u32 = 3;
 
 /// How far a learner has come (R15).
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -112,6 +116,8 @@ pub struct State {
     pub peers: Vec<PeerMemory>,
     /// Ascending by seq.
     pub layers: Vec<LayerState>,
+    /// How far a scrub is.
+    pub scrub: ScrubState,
 }
 
 fn epoch(b: &mut Vec<u8>, e: &Epoch) {
@@ -217,6 +223,7 @@ impl State {
             b.put_u64_le(layer.info.blocks);
             b.put_u8(u8::from(layer.dropped));
         }
+        self.scrub.encode(&mut b);
         b
     }
 
@@ -283,6 +290,11 @@ impl State {
                 })
             })
             .collect::<Option<Vec<_>>>()?;
+        let scrub = if version >= WITH_SCRUB {
+            ScrubState::decode(&mut r)?
+        } else {
+            ScrubState::default()
+        };
         Some(State {
             serial,
             meta,
@@ -303,6 +315,7 @@ impl State {
             commit,
             peers,
             layers,
+            scrub,
         })
     }
 
@@ -398,7 +411,7 @@ impl Fields<'_> {
     fn is_newer(&mut self) -> Option<bool> {
         Some(self.u32()? == MAGIC && self.u32()? & 0xffff > u32::from(VERSION))
     }
-    fn flag(&mut self) -> Option<bool> {
+    pub(super) fn flag(&mut self) -> Option<bool> {
         Some(self.u8()? != 0)
     }
     fn epoch(&mut self) -> Option<Epoch> {

@@ -2,7 +2,7 @@
 
 use super::blocks::{Blocks, Entry};
 use super::index::{HeldKind, Index, Piece};
-use super::{During, Fault, Outcome, Replica};
+use super::{During, Fault, Outcome, Replica, ReplicaAction};
 use crate::core::types::{BLOCK, MILLI, Nanos, SECOND, Seq};
 
 /// One pass over everything that was stable when it began.
@@ -61,14 +61,14 @@ struct Run {
 impl Replica {
     /// Does a bounded slice of background work (write-back) and says when to call again; none: only after
     /// something else happened.
-    pub fn background(&mut self, now: Nanos) -> Option<Nanos> {
+    pub fn background(&mut self, now: Nanos, out: &mut Vec<ReplicaAction>) -> Option<Nanos> {
         if self.failed.is_some() {
             return None;
         }
-        match self.work(now) {
+        match self.work(now, out) {
             Ok(next) => next,
             Err(Fault::Io(what, e)) => {
-                self.fail_io(what, &e, &mut Vec::new());
+                self.fail_io(what, &e, out);
                 None
             }
             Err(_) => None,
@@ -92,6 +92,7 @@ impl Replica {
             self.header_due(),
             self.sync_deadline(),
             self.merge_due(now),
+            self.scrub_due(),
         ]
         .into_iter()
         .flatten()
@@ -122,7 +123,7 @@ impl Replica {
         untold.then_some(self.last_append + IDLE_HEADER)
     }
 
-    fn work(&mut self, now: Nanos) -> Result<Option<Nanos>, Fault> {
+    fn work(&mut self, now: Nanos, out: &mut Vec<ReplicaAction>) -> Result<Option<Nanos>, Fault> {
         let hurry = self.in_hurry();
         if self.sweep_due(now).is_some_and(|t| t <= now) {
             self.start_sweep(now);
@@ -146,6 +147,9 @@ impl Replica {
                 .append(&*self.disk, &[], synced)
                 .during("appending to the journal")?;
             self.marked = self.journal.durable;
+        }
+        if self.scrub_due().is_some_and(|t| t <= now) {
+            self.scrub_work(now, out)?;
         }
         Ok(self.due(now))
     }

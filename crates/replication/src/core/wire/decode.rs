@@ -247,6 +247,7 @@ impl Reader {
                 have: self.u64()?,
                 applied: self.u64()?,
                 snapshot: self.u64()?,
+                until: self.u64()?,
             },
             9 => {
                 let (request, cursor, snapshot) = (self.u64()?, self.u64()?, self.u64()?);
@@ -275,6 +276,7 @@ impl Reader {
                 epoch,
                 seen: self.block()?,
                 good: self.block()?,
+                snapshot: self.u64()?,
                 data: self.payload()?,
             },
             13 => Message::Close { epoch },
@@ -374,6 +376,11 @@ impl Reader {
                     reason: String::from_utf8_lossy(&raw).into_owned(),
                 }
             }
+            77 => Message::Damaged {
+                epoch: self.epoch()?,
+                snapshot: self.u64()?,
+                blocks: self.blocks()?,
+            },
             _ => return Err(DecodeError::Unknown(WIRE_VERSION, kind)),
         })
     }

@@ -246,9 +246,10 @@ impl Writer {
                 have,
                 applied,
                 snapshot,
+                until,
             } => {
                 self.start(8, epoch);
-                for v in [*request, *from, *to, *have, *applied, *snapshot] {
+                for v in [*request, *from, *to, *have, *applied, *snapshot, *until] {
                     self.head.put_u64_le(v);
                 }
             }
@@ -288,11 +289,13 @@ impl Writer {
                 epoch,
                 seen,
                 good,
+                snapshot,
                 data,
             } => {
                 self.start(12, epoch);
                 self.block(seen);
                 self.block(good);
+                self.head.put_u64_le(*snapshot);
                 self.payload(data);
             }
             Message::Close { epoch } => self.start(13, epoch),
@@ -416,6 +419,15 @@ impl Writer {
                     self.head.put_u64_le(*d);
                 }
                 self.blocks(bad);
+            }
+            Message::Damaged {
+                epoch,
+                snapshot,
+                blocks,
+            } => {
+                self.start(77, epoch);
+                self.head.put_u64_le(*snapshot);
+                self.blocks(blocks);
             }
             Message::Failed { reason } => {
                 self.head.put_u8(76);

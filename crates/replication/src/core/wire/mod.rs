@@ -2,8 +2,8 @@
 //! within a session; [`Message::encode`] and [`Message::decode`] are the contents of one frame.
 //!
 //! Format history: 1, the first; 2, `Welcome` and `Refused` tell the last epoch that the log has begun; 3, snapshots: two
-//! kinds of records, and where reads, copies and digests ask for one. The two ends name
-//! their version when they connect (`net::version`), and every message carries it.
+//! kinds of records, and where reads, copies and digests ask for one; 4, `Damaged`, and repairs of what snapshots keep.
+//! The two ends name their version when they connect (`net::version`), and every message carries it.
 
 mod decode;
 mod encode;
@@ -14,7 +14,7 @@ use super::types::{Epoch, History, Nanos, ReplicaId, Seq, SnapshotInfo};
 use bytes::Bytes;
 
 /// Version of the wire format.
-pub const WIRE_VERSION: u8 = 3;
+pub const WIRE_VERSION: u8 = 4;
 /// Most blocks in one record.
 pub const MAX_RECORD_BLOCKS: u32 = 256;
 /// Most payload of one message, bytes; a frame is at most this and 1 MiB of headers.
@@ -262,6 +262,8 @@ pub enum Message {
         applied: Seq,
         /// What is kept for the snapshot with that seq (all of it); 0: the volume as it is.
         snapshot: Seq,
+        /// With all that is kept for newer ones before this, which the learner does not have; 0: for all newer ones.
+        until: Seq,
     },
     /// Copied blocks for a learner. Answered by `CopyWritten`.
     CopyWrite {
@@ -306,6 +308,8 @@ pub enum Message {
         seen: BlockEntry,
         /// What it should be.
         good: BlockEntry,
+        /// It is kept for the snapshot with that seq; 0: of the volume as it is.
+        snapshot: Seq,
         /// The block, empty for zeroes.
         data: Bytes,
     },
@@ -424,6 +428,15 @@ pub enum Message {
         digests: Vec<u64>,
         /// Blocks that do not match their own checksum.
         bad: Vec<BlockEntry>,
+    },
+    /// A scrub found blocks that do not match their checksums; comes again until they are repaired.
+    Damaged {
+        /// Present epoch.
+        epoch: Epoch,
+        /// They are kept for the snapshot with that seq; 0: of the volume as it is.
+        snapshot: Seq,
+        /// As [`Message::Repair`] must name them.
+        blocks: Vec<BlockEntry>,
     },
     /// The replica's disk failed; it takes part in nothing until it is rebuilt.
     Failed {

@@ -95,9 +95,41 @@ fn sample() -> Vec<Message> {
     ]
 }
 
+/// What a scrub leads to.
+fn repairs() -> Vec<Message> {
+    let epoch = Epoch {
+        counter: 7,
+        instance: 1 << 100,
+    };
+    let data = Bytes::from(vec![5u8; 4096]);
+    let bad = BlockEntry {
+        block: 8,
+        version: 2,
+        crc: 1,
+        kind: BlockKind::Bad,
+    };
+    vec![
+        Message::Repair {
+            epoch,
+            seen: bad,
+            good: BlockEntry {
+                kind: BlockKind::Data,
+                ..bad
+            },
+            snapshot: 3,
+            data,
+        },
+        Message::Damaged {
+            epoch,
+            snapshot: 3,
+            blocks: vec![bad],
+        },
+    ]
+}
+
 #[test]
 fn frames_round_trip_and_cut_frames_are_refused() {
-    for m in sample() {
+    for m in sample().into_iter().chain(repairs()) {
         let frame = m.to_bytes();
         assert_eq!(Message::decode(frame.clone()).unwrap(), m);
         for cut in [0, 1, frame.len() / 2, frame.len() - 1] {
