@@ -21,9 +21,9 @@ const WINDOW_BYTES: usize = 4 << 20;
 const WINDOW_MIN_EVENTS: usize = 64;
 
 /// What sending to one watch costs: TLS, a system call, waking its reader.
-const COST_PER_WATCH: Duration = Duration::from_micros(30);
+const COST_PER_WATCH: Duration = Duration::from_micros(20);
 /// Longest pause that a watch makes between two pieces; well below what a person or a controller notices.
-const MAX_PAUSE: Duration = Duration::from_millis(30);
+const MAX_PAUSE: Duration = Duration::from_millis(20);
 /// Shorter pauses than the timer's resolution are none.
 const MIN_PAUSE: Duration = Duration::from_millis(2);
 
