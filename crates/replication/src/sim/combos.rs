@@ -170,7 +170,7 @@ impl World {
                 self.succeed();
                 self.soon(800 * MILLI, 300 * MILLI, Step::Outpace);
             }
-            Step::Outpace if self.settled() => {
+            Step::Outpace if self.settled() && self.all_know(victim) => {
                 let lags = self.bystander();
                 self.block(lags, 1500 * MILLI);
                 let away = MEMBERS - lags - victim;
@@ -270,6 +270,19 @@ impl World {
         let fails = MEMBERS - silent - asked;
         self.crash_for(fails, 5 * MILLI);
         self.begin_combo();
+    }
+
+    /// Everybody remembers the last epoch and the last start with which a member took part. The engine taking somebody for
+    /// complete is no proof: who is silent for a moment may have begun the epoch before it was told who else did. With
+    /// such a member and the one that was set back nobody is left who knows of anything newer, under any protocol.
+    fn all_know(&self, member: usize) -> bool {
+        let Some(own) = &self.replicas[member].replica else {
+            return false;
+        };
+        let id = own.meta().id;
+        let known = |r: &super::world::Region| r.replica.as_ref().and_then(|r| r.remembers(id));
+        let latest = own.remembers(id);
+        latest.is_some() && self.replicas.iter().all(|r| known(r) == latest)
     }
 
     /// The victim gets its backup back while `away` is away.

@@ -26,7 +26,7 @@ impl World {
     pub(super) fn scrub_settings(&self) -> ScrubSettings {
         ScrubSettings {
             period_s: if self.scrubs { PERIOD_S } else { 0 },
-            unix_at_zero_s: 0,
+            ..ScrubSettings::default()
         }
     }
 

@@ -13,7 +13,7 @@ use super::superblock::{self, sync_dir};
 use crate::clock;
 use crate::core::mutations::Mutations;
 use crate::core::replica::{
-    FormatAs, Replica, ReplicaSettings, ReplicaState, ReplicaStatus, ScrubSettings, ScrubStatus,
+    FormatAs, Replica, ReplicaSettings, ReplicaState, ReplicaStatus, ScrubSettings, ScrubStatus, ScrubTurns,
 };
 use crate::core::types::{BLOCK, SECOND, SnapshotInfo};
 use crate::net::control::{
@@ -57,6 +57,7 @@ pub struct Catalog {
     boot_id: u128,
     /// From one scrub of a replica to the next; zero: only when told to.
     scrub_period: Duration,
+    scrub_turns: ScrubTurns,
     volumes: Mutex<BTreeMap<String, Arc<Entry>>>,
     tombstones: Mutex<Vec<Tombstone>>,
     /// Serialises what changes directories.
@@ -106,6 +107,7 @@ impl Catalog {
             store,
             boot_id: boot_id(),
             scrub_period,
+            scrub_turns: ScrubTurns::default(),
             volumes: Mutex::default(),
             tombstones: Mutex::new(read_tombstones(&stones)?),
             changing: tokio::sync::Mutex::new(()),
@@ -163,6 +165,7 @@ impl Catalog {
         ScrubSettings {
             period_s,
             unix_at_zero_s: unix.as_secs().saturating_sub(clock::now() / SECOND),
+            turns: self.scrub_turns.clone(),
         }
     }
 

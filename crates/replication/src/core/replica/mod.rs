@@ -16,8 +16,6 @@ mod log;
 mod recover;
 mod repair;
 mod scrub;
-#[cfg(test)]
-mod scrub_tests;
 mod segment;
 mod serve;
 mod start;
@@ -32,7 +30,7 @@ use super::wire::Message;
 use blocks::Blocks;
 use index::{Held, Index};
 use journal::Journal;
-pub use scrub::{PassResult, ScrubSettings, ScrubStatus};
+pub use scrub::{PassResult, ScrubSettings, ScrubStatus, ScrubTurns};
 use state::State;
 use std::collections::VecDeque;
 use std::io;
@@ -402,6 +400,7 @@ impl Replica {
             out.push(ReplicaAction::Send { session, message });
         }
         self.failed = Some(reason);
+        self.scrub_rests();
     }
 
     fn persist(&mut self) -> Outcome {
@@ -412,6 +411,12 @@ impl Replica {
         self.state
             .store(&self.state_file)
             .during("writing the replica's state")
+    }
+
+    /// What it was told of another member, durably: the last epoch and the last start with which that took part (R7).
+    pub fn remembers(&self, member: ReplicaId) -> Option<(Epoch, u64)> {
+        let known = self.state.peers.iter().find(|p| p.id == member)?;
+        Some((known.promised, known.starts))
     }
 
     /// What it knows about itself; reads no disk except for `used_bytes`.

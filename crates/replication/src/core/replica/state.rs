@@ -156,8 +156,11 @@ impl State {
         }
         self.peers
             .retain(|p| self.meta.members.iter().any(|m| m.id == p.id));
-        let starts = |peers: &[PeerMemory]| peers.iter().map(|p| (p.id, p.starts)).collect::<Vec<_>>();
-        starts(&before) != starts(&self.peers)
+        let of = |peers: &[PeerMemory]| {
+            let took_part = peers.iter().map(|p| (p.id, p.starts, p.promised));
+            took_part.collect::<Vec<_>>()
+        };
+        of(&before) != of(&self.peers)
     }
 
     fn encode(&self) -> Vec<u8> {

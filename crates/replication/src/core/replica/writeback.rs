@@ -148,7 +148,9 @@ impl Replica {
                 .during("appending to the journal")?;
             self.marked = self.journal.durable;
         }
-        if self.scrub_due().is_some_and(|t| t <= now) {
+        if self.state.copy.is_some() {
+            self.scrub_rests();
+        } else if self.scrub_due().is_some_and(|t| t <= now) {
             self.scrub_work(now, out)?;
         }
         Ok(self.due(now))

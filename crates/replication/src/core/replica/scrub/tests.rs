@@ -1,6 +1,7 @@
 //! When a scrub runs, and that its position outlasts the process.
 
-use super::{FormatAs, Replica, ReplicaSettings, ScrubSettings};
+use super::{ScrubSettings, ScrubTurns};
+use crate::core::replica::{FormatAs, Replica, ReplicaSettings};
 use crate::core::types::{BLOCK, Class, Member, Nanos, ReplicaId, SECOND, VolumeMeta};
 use crate::sim::disk::SimDisk;
 use std::collections::BTreeMap;
@@ -30,12 +31,17 @@ fn format() -> SimDisk {
 
 /// Opens at `now` of a process that began at `unix_s`.
 fn open(disk: &SimDisk, period_s: u64, unix_s: u64, now: Nanos) -> Replica {
+    open_with(disk, period_s, unix_s, now, &ScrubTurns::default())
+}
+
+fn open_with(disk: &SimDisk, period_s: u64, unix_s: u64, now: Nanos, turns: &ScrubTurns) -> Replica {
     let settings = ReplicaSettings {
         boot_id: 1,
         incarnation: 1,
         scrub: ScrubSettings {
             period_s,
             unix_at_zero_s: unix_s,
+            turns: turns.clone(),
         },
         mutations: Default::default(),
     };
@@ -119,4 +125,32 @@ fn without_a_period_it_waits_to_be_told() {
     replica.scrub(now, &mut Vec::new());
     assert!(replica.status().scrub.running);
     run(&mut replica, now, |r| r.status().scrub.passes == 1);
+}
+
+#[test]
+fn only_so_many_of_a_store_read_at_a_time() {
+    let turns = ScrubTurns::default();
+    let disks: Vec<SimDisk> = (0..4).map(|_| format()).collect();
+    let mut replicas: Vec<Replica> = disks
+        .iter()
+        .map(|d| open_with(d, 0, 5000, SECOND, &turns))
+        .collect();
+    for replica in &mut replicas {
+        replica.scrub(SECOND, &mut Vec::new());
+    }
+    // A first slice each, and a second.
+    for now in [SECOND, SECOND + SECOND / 10] {
+        for replica in &mut replicas {
+            replica.background(now, &mut Vec::new());
+        }
+    }
+    let position = |r: &Replica| r.status().scrub.position_blocks;
+    let read = |replicas: &[Replica]| replicas.iter().map(position).map(|p| p > 0).collect::<Vec<_>>();
+    assert_eq!(read(&replicas), [true, true, false, false]);
+    // One ends, another is gone with its process: who waits goes on.
+    let now = run(&mut replicas[0], SECOND, |r| r.status().scrub.passes == 1);
+    replicas.remove(1);
+    for replica in &mut replicas[1..] {
+        run(replica, now, |r| r.status().scrub.passes == 1);
+    }
 }
