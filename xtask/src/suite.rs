@@ -88,7 +88,9 @@ fn say_space() -> Result<()> {
     for (dir, free) in dirs.iter().zip(free) {
         println!("{free} GiB free in {}", dir.display());
         if free < SPACE_NEEDED {
-            println!("warning: that may not be enough; tests that fill up disks fail first ({SPACE_NEEDED} GiB are)");
+            println!(
+                "warning: that may not be enough; tests that fill up disks fail first ({SPACE_NEEDED} GiB are)"
+            );
         }
     }
     Ok(())

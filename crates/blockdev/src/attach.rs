@@ -70,14 +70,8 @@ impl Attachment {
         kept: OwnedFd,
         options: Options,
     ) -> Result<Self, Error> {
-        let path = dir.join(FILE_NAME);
-        // Not a look at the file itself: nobody would answer.
-        let found = loopdev::find_below(dir)?
-            .into_iter()
-            .find(|(_, file)| *file == path);
-        let Some((loop_device, _)) = found else {
-            return Err(Error::NotThere { file: path });
-        };
+        let file = dir.join(FILE_NAME);
+        let loop_device = device_on(dir).ok_or(Error::NotThere { file })?;
         let connection = duplicate(kept.as_fd(), dir)?;
         let server = serve(device, kept, options, connection::rejoin)
             .map_err(Error::file("go on with the FUSE connection of", dir))?;
@@ -203,6 +197,16 @@ fn expose(dir: &Path, options: Options) -> Result<PathBuf, Error> {
         tracing::info!(device = %device.display(), "this kernel caches the loop device's file");
     }
     Ok(device)
+}
+
+/// The device that a process, which may have ended, has exposed on the directory `dir`.
+pub fn device_on(dir: &Path) -> Option<PathBuf> {
+    let path = dir.join(FILE_NAME);
+    // Not a look at the file itself: perhaps nobody answers.
+    let devices = loopdev::find_below(dir).ok()?;
+    devices
+        .into_iter()
+        .find_map(|(device, file)| (file == path).then_some(device))
 }
 
 /// Removes the mounts and loop devices that a killed process left below `dir`. What is mounted on such a loop

@@ -20,7 +20,7 @@ mod loopdev;
 mod mounts;
 pub mod nbd;
 
-pub use attach::{Attachment, Options, clean_stale};
+pub use attach::{Attachment, Options, clean_stale, device_on};
 pub use error::Error;
 
 use bytes::Bytes;

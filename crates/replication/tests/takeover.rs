@@ -172,6 +172,16 @@ fn a_device_waits_for_its_stores_and_keeps_its_key() {
         let mut client = client.unwrap();
         let error = detach(&mut client, "vol", false).await.unwrap_err();
         assert_eq!(error.code(), tonic::Code::Unavailable, "{error}");
+        let known = client
+            .status(api::StatusRequest {})
+            .await
+            .unwrap()
+            .into_inner()
+            .attached;
+        assert!(
+            known.len() == 1 && known[0].attached_here && known[0].device_path == device,
+            "{known:?}"
+        );
         let before = writer.acknowledged();
         pause(1.0).await;
         assert_eq!(writer.acknowledged(), before, "one of three is no majority");

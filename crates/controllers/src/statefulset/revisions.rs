@@ -148,7 +148,10 @@ mod tests {
         .unwrap();
         let data = data_of(&template);
         let text = data.to_string();
-        assert!(text.starts_with(r#"{"spec":{"template":{"$patch":"replace","metadata":"#), "{text}");
+        assert!(
+            text.starts_with(r#"{"spec":{"template":{"$patch":"replace","metadata":"#),
+            "{text}"
+        );
         let revision = ControllerRevision {
             data: Some(RawExtension(data)),
             ..ControllerRevision::default()

@@ -82,7 +82,10 @@ impl Drop for FakeEngine {
     fn drop(&mut self) {
         if Arc::strong_count(&self.volumes) == 1 {
             // After a failed test the lock is poisoned; its own panic is the one to read.
-            let volumes = self.volumes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let volumes = self
+                .volumes
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
             for volume in volumes.values().filter(|v| v.attached_here) {
                 let _ = Command::new("losetup").args(["-d", &volume.device_path]).output();
             }

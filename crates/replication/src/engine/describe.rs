@@ -115,6 +115,17 @@ pub async fn add_attached(volume: &mut api::Volume, attached: &Attached) {
     }
 }
 
+/// A volume whose device, of the process before, waits to be resumed: whoever uses it must not take it for dead.
+pub fn waiting(node: &Node, id: &str) -> Option<api::Volume> {
+    Some(api::Volume {
+        id: id.to_owned(),
+        node: node.name.clone(),
+        attached_here: true,
+        device_path: node.waiting_device(id)?.display().to_string(),
+        ..api::Volume::default()
+    })
+}
+
 /// A volume that is attached here, without asking the stores.
 pub async fn attached(node: &Node, attached: &Attached) -> api::Volume {
     let spec = &attached.volume.spec;

@@ -7,6 +7,7 @@ use super::node::{Attached, Error, Node};
 use super::volume::Claim;
 use crate::net::control::VolumeSpec;
 use crate::view;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +53,12 @@ impl Node {
             Err(_) => self.abandon(id).await,
         }
         Some(resumed)
+    }
+
+    /// The device of the process before that waits to be resumed.
+    pub(super) fn waiting_device(&self, id: &str) -> Option<PathBuf> {
+        self.keeper.get_waiting(id)?;
+        blockdev::device_on(&self.mount_point(id))
     }
 
     /// Ends a device that waits: its requests fail.

@@ -4,6 +4,7 @@ use super::create::Wanted;
 use super::node::{Error, Node};
 use super::{crypt, describe};
 use crate::core::types::BLOCK;
+use crate::view::VolumeView;
 use futures::Stream;
 use futures::stream;
 use protos::engine as api;
@@ -35,11 +36,18 @@ impl Service {
             },
             Err(error) => return Err(error.into()),
         };
-        let mut volume = describe::volume(&view);
-        if let Some(attached) = self.node.attached(id) {
+        Ok(self.describe_view(&view).await)
+    }
+
+    async fn describe_view(&self, view: &VolumeView) -> api::Volume {
+        let mut volume = describe::volume(view);
+        if let Some(attached) = self.node.attached(&volume.id) {
             describe::add_attached(&mut volume, &attached).await;
+        } else if let Some(waiting) = describe::waiting(&self.node, &volume.id) {
+            volume.attached_here = waiting.attached_here;
+            volume.device_path = waiting.device_path;
         }
-        Ok(volume)
+        volume
     }
 }
 
@@ -122,11 +130,7 @@ impl Engine for Service {
     ) -> Result<Response<api::ListVolumesResponse>, Status> {
         let mut volumes = Vec::new();
         for view in self.node.list().await? {
-            let mut volume = describe::volume(&view);
-            if let Some(attached) = self.node.attached(&view.spec.volume) {
-                describe::add_attached(&mut volume, &attached).await;
-            }
-            volumes.push(volume);
+            volumes.push(self.describe_view(&view).await);
         }
         Ok(Response::new(api::ListVolumesResponse { volumes }))
     }
@@ -290,6 +294,9 @@ impl Engine for Service {
         let mut attached = Vec::new();
         for volume in self.node.all_attached() {
             attached.push(describe::attached(&self.node, &volume).await);
+        }
+        for id in self.node.keeper.waiting() {
+            attached.extend(describe::waiting(&self.node, &id));
         }
         Ok(Response::new(api::StatusResponse {
             node: self.node.name.clone(),
