@@ -9,6 +9,7 @@ mod call;
 mod compact;
 mod custom;
 mod eviction;
+pub mod fuzz;
 mod health;
 mod http;
 mod impersonate;

@@ -5,6 +5,7 @@ pub mod create;
 pub mod delete;
 pub mod delete_collection;
 pub mod honesty;
+pub mod json_patch;
 pub mod list;
 pub mod managed;
 pub mod meta;
