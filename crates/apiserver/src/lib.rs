@@ -18,6 +18,7 @@ mod kubelet;
 mod limits;
 mod links;
 mod listen;
+mod logs;
 mod metrics;
 mod plain;
 mod proxy;
