@@ -11,6 +11,7 @@ pub mod managed;
 pub mod meta;
 pub mod options;
 pub mod patch;
+pub mod pod;
 pub mod read;
 pub mod scale;
 pub mod subresource;
