@@ -23,7 +23,8 @@ Developer commands of Hikube.
                              sim, cluster
   cargo xtask tidy           house rules: lengths, headers, banned calls
   cargo xtask sim [ARGS]     simulate the replication core: --seeds N, --start S
-  cargo xtask fuzz [ARGS]    damage what stores read from disks and networks: --seconds N, --target T, --start S
+  cargo xtask fuzz [ARGS]    damage what stores read from disks and networks, and what clients send to the API server:
+                             --seconds N for each target, --target T, --start S
   cargo xtask chaos [ARGS]   the cluster test's region failures, round after round: --rounds N
   cargo xtask bench          measure start, idle memory and CPU of a running cluster
   cargo xtask bench volume   measure a replicated volume against the disk below it (--help: options)

@@ -120,9 +120,28 @@ pub fn simulate(args: &[String]) -> Result<()> {
     example("sim", args)
 }
 
-/// Feeds damaged input to what stores and engines read. The unit tests do a bounded count of the same.
+/// Programs that feed damaged input, and what they feed it to. The unit tests do a bounded count of the same.
+const FUZZERS: [(&str, &[&str]); 2] = [
+    ("fuzz", &["frames", "disk", "session"]),
+    ("api_fuzz", &["bodies", "patches", "selectors", "protobuf"]),
+];
+
+/// Feeds damaged input to what stores, engines and the API server read: to one target, or to all.
 pub fn fuzz(args: &[String]) -> Result<()> {
-    example("fuzz", args)
+    let target = args.iter().skip_while(|arg| *arg != "--target").nth(1);
+    let mut chosen = FUZZERS
+        .iter()
+        .filter(|(_, targets)| target.is_none_or(|t| targets.contains(&t.as_str())));
+    let Some((first, _)) = chosen.next() else {
+        let known: Vec<_> = FUZZERS
+            .iter()
+            .flat_map(|(_, targets)| *targets)
+            .copied()
+            .collect();
+        bail!("no such target; there are {}", known.join(", "));
+    };
+    example(first, args)?;
+    chosen.try_for_each(|(name, _)| example(name, args))
 }
 
 fn example(name: &str, args: &[String]) -> Result<()> {

@@ -139,7 +139,7 @@ pub fn decode_json(body: &[u8]) -> Result<Document, Status> {
 }
 
 /// Decodes protobuf.
-fn decode_protobuf(body: &[u8]) -> Result<Document, Status> {
+pub fn decode_protobuf(body: &[u8]) -> Result<Document, Status> {
     match schema::protobuf::decode(body) {
         Ok(value) => Ok(Document {
             value,

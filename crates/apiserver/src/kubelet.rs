@@ -9,6 +9,7 @@ use crate::http::body::Body;
 use crate::http::respond;
 use crate::http::status::Status;
 use crate::links::{Links, Page};
+use crate::logs;
 use crate::proxy;
 use crate::store::{Freshness, builtin};
 use http::{HeaderMap, HeaderName, Request, StatusCode, header};
@@ -38,7 +39,7 @@ const PRIVATE: [HeaderName; 4] = [
 pub async fn relay(
     call: &Call,
     resource: &'static Resource,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response, Status> {
     let known = resource
         .subresource(&call.info.subresource)
@@ -91,7 +92,18 @@ pub async fn relay(
     let target = with_query(path, &query);
     let (host, port) = address(call, &node).await?;
     let stream = connect(call, &node, &host, port).await?;
-    forward(call, stream, &host, &target, request).await
+    // A kubelet knows logs as a plain answer only.
+    let socket = match call.info.subresource.as_str() {
+        "log" => logs::Socket::take(&mut request)?,
+        _ => None,
+    };
+    let answer = forward(call, stream, &host, &target, request).await?;
+    match socket {
+        Some(socket) if answer.status() == StatusCode::OK => {
+            Ok(socket.serve(answer.into_body(), call.server.shutdown.clone()))
+        }
+        _ => Ok(answer),
+    }
 }
 
 /// What is behind a proxy begins with a slash; relative links of its first page lead astray without it.
@@ -305,7 +317,7 @@ async fn connect(call: &Call, node: &str, host: &str, port: u16) -> Result<Strea
 }
 
 /// Whether a connection is to be upgraded.
-fn wants_upgrade(headers: &HeaderMap) -> bool {
+pub fn wants_upgrade(headers: &HeaderMap) -> bool {
     let list = headers
         .get(header::CONNECTION)
         .and_then(|v| v.to_str().ok())

@@ -5,6 +5,12 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+/// How deep a document may be nested. Every object is read again from the state store, where the parser's own limit is
+/// 128: what managed fields and lists put around a value fits between the two.
+pub const MAX_DEPTH: usize = 110;
+/// Sentences about fields that occur twice, as upstream's limit: a hostile body has hundreds of thousands of them.
+const MAX_DUPLICATES: usize = 100;
+
 /// A decoded body.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoded {
@@ -36,6 +42,17 @@ pub fn read<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Decoded
 struct State {
     path: String,
     duplicates: Vec<String>,
+    depth: usize,
+}
+
+impl State {
+    fn enter<E: serde::de::Error>(&mut self) -> Result<(), E> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err(E::custom(format_args!("exceeded max depth {MAX_DEPTH}")));
+        }
+        Ok(())
+    }
 }
 
 struct Node<'a> {
@@ -89,6 +106,7 @@ impl<'de> Visitor<'de> for Node<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         use std::fmt::Write as _;
+        self.state.enter()?;
         let mut items = Vec::new();
         let length = self.state.path.len();
         loop {
@@ -97,12 +115,16 @@ impl<'de> Visitor<'de> for Node<'_> {
             self.state.path.truncate(length);
             match next {
                 Some(item) => items.push(item),
-                None => return Ok(Value::Array(items)),
+                None => {
+                    self.state.depth -= 1;
+                    return Ok(Value::Array(items));
+                }
             }
         }
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        self.state.enter()?;
         let mut object = Map::new();
         let length = self.state.path.len();
         while let Some(name) = map.next_key::<String>()? {
@@ -110,7 +132,7 @@ impl<'de> Visitor<'de> for Node<'_> {
                 self.state.path.push('.');
             }
             self.state.path.push_str(&name);
-            if object.contains_key(&name) {
+            if self.state.duplicates.len() < MAX_DUPLICATES && object.contains_key(&name) {
                 let message = format!("duplicate field \"{}\"", self.state.path);
                 if !self.state.duplicates.contains(&message) {
                     self.state.duplicates.push(message);
@@ -120,6 +142,7 @@ impl<'de> Visitor<'de> for Node<'_> {
             self.state.path.truncate(length);
             object.insert(name, value);
         }
+        self.state.depth -= 1;
         Ok(Value::Object(object))
     }
 }
@@ -156,5 +179,22 @@ mod tests {
         assert!(parse(b"{}x").is_err());
         assert!(parse(b"{").is_err());
         assert!(parse("[".repeat(200).as_bytes()).is_err(), "the depth is bounded");
+    }
+
+    #[test]
+    fn depth_is_that_of_one_branch() {
+        let nested = |depth| "[".repeat(depth) + &"]".repeat(depth);
+        assert!(parse(nested(MAX_DEPTH).as_bytes()).is_ok());
+        assert!(parse(nested(MAX_DEPTH + 1).as_bytes()).is_err());
+        let wide = format!("[{0},{0},{{\"a\":{0}}}]", nested(MAX_DEPTH - 2));
+        assert!(parse(wide.as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn few_duplicates_are_told() {
+        let fields: Vec<String> = (0..100_000).map(|n| format!("\"{n}\":1,\"{n}\":2")).collect();
+        let decoded = parse(format!("{{{}}}", fields.join(",")).as_bytes()).unwrap();
+        assert_eq!(decoded.duplicates.len(), MAX_DUPLICATES);
+        assert_eq!(decoded.value["99999"], 2);
     }
 }

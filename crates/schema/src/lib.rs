@@ -47,8 +47,8 @@ pub use prune::{FieldIssue, IssueKind, prune, prune_kind};
 pub use registry::{Registry, Resource, Subresource, Text, registry};
 pub use strategic::{PatchError, strategic_merge};
 pub use validate::{
-    Cause, Reason, invalid_message, validate_create, validate_ephemeral_containers, validate_status_update,
-    validate_update,
+    Cause, Reason, invalid_message, validate_create, validate_ephemeral_containers, validate_resize,
+    validate_same_containers, validate_status_update, validate_update,
 };
 
 /// The version of the Kubernetes API that is served.

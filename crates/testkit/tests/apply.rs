@@ -244,3 +244,69 @@ async fn kubectl_applies_diffs_and_takes_over() {
     .await
     .unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_of_a_pod_are_applied_through_its_subresources() {
+    let cluster = Cluster::start().await.unwrap();
+    namespace(&cluster, "t").await;
+    let path = "/api/v1/namespaces/t/pods";
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [
+        {"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}}}]}});
+    let (code, made) = api(&cluster, "POST", path, pod).await;
+    assert_eq!(code, 201, "{made}");
+    let pod = |rest: &str| format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec: {rest}\n");
+    let debugger = pod("{ephemeralContainers: [{name: d, image: i}], containers: [{name: c, image: other}]}");
+    let ephemeral = format!("{path}/p/ephemeralcontainers");
+    let (code, with) = apply(&cluster, &ephemeral, "fieldManager=debugger", &debugger).await;
+    assert_eq!(
+        (code, &with["spec"]["ephemeralContainers"][0]["name"]),
+        (200, &json!("d")),
+        "{with}"
+    );
+    assert_eq!(
+        with["spec"]["containers"][0]["image"], "i",
+        "this path does not write it"
+    );
+    let entries = with["metadata"]["managedFields"].as_array().unwrap();
+    let entry = entries.iter().find(|e| e["manager"] == "debugger").unwrap();
+    assert_eq!(
+        (&entry["operation"], &entry["subresource"]),
+        (&json!("Apply"), &json!("ephemeralcontainers"))
+    );
+    let own = json!({"k:{\"name\":\"d\"}": {".": {}, "f:image": {}, "f:name": {}}});
+    assert_eq!(
+        entry["fieldsV1"],
+        json!({"f:spec": {"f:ephemeralContainers": own}})
+    );
+
+    let resize = format!("{path}/p/resize");
+    let more = pod("{containers: [{name: c, resources: {requests: {cpu: '2'}}}]}");
+    let (code, conflict) = apply(&cluster, &resize, "fieldManager=scaler", &more).await;
+    assert_eq!(code, 409, "{conflict}");
+    let (code, sized) = apply(&cluster, &resize, "fieldManager=scaler&force=true", &more).await;
+    assert_eq!(
+        (
+            code,
+            &sized["spec"]["containers"][0]["resources"]["requests"]["cpu"]
+        ),
+        (200, &json!("2")),
+        "{sized}"
+    );
+    assert_eq!(sized["metadata"]["generation"], 3);
+    // What a resize may not do.
+    let class = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "2", "memory": "1Gi"},
+        "limits": {"cpu": "2", "memory": "1Gi"}}}]}});
+    let (code, refused) = api(&cluster, "PATCH", &resize, class).await;
+    let message = refused["message"].as_str().unwrap_or_default();
+    assert!(
+        code == 422 && message.contains("Pod QOS Class may not change as a result of resizing"),
+        "{refused}"
+    );
+    let removed = json!({"spec": {"containers": []}});
+    let (code, refused) = api(&cluster, "PATCH", &resize, removed).await;
+    let message = refused["message"].as_str().unwrap_or_default();
+    assert!(
+        code == 422 && message.contains("containers may not be added or removed on resize"),
+        "{refused}"
+    );
+}

@@ -513,3 +513,45 @@ async fn lists_have_many_forms() {
     let again: Value = serde_json::from_slice(&std::fs::read(unpacked).unwrap()).unwrap();
     assert_eq!(again["items"], list["items"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_bodies_cost_little_and_store_nothing() {
+    let cluster = Cluster::start().await.unwrap();
+    let path = "/api/v1/namespaces/default/configmaps";
+    let map = json!({"metadata": {"name": "a", "labels": {"x": "y"}}, "data": {"k": "v"}});
+    let (code, made) = api(&cluster, "POST", path, map).await;
+    assert_eq!(code, 201, "{made}");
+    let patch = async |operations: Vec<Value>| {
+        let headers = [("content-type", "application/json-patch+json")];
+        let body = Value::from(operations).to_string();
+        let path = format!("{path}/a");
+        cluster
+            .admin_request("PATCH", &path, &headers, &body)
+            .await
+            .unwrap()
+    };
+    // Every copy doubles what is there, or nests it once more.
+    let doubles = (0..60).map(|n| json!({"op": "copy", "from": "/data", "path": format!("/data/{n}")}));
+    let (code, text) = patch(doubles.collect()).await;
+    assert_eq!(code, 422, "{text}");
+    let nests = (0..200).map(|_| json!({"op": "copy", "from": "/data", "path": "/data/k"}));
+    let (code, text) = patch(nests.collect()).await;
+    assert_eq!(code, 422, "{text}");
+    let deep = format!(
+        "{{\"metadata\":{{\"name\":\"b\"}},\"data\":{}1{}}}",
+        "[".repeat(5000),
+        "]".repeat(5000)
+    );
+    let json = [("content-type", "application/json")];
+    assert_eq!(
+        cluster.admin_request("POST", path, &json, &deep).await.unwrap().0,
+        400
+    );
+    // A warning for each of them would be more headers than an answer can have.
+    let unknown: Vec<String> = (0..60_000).map(|n| format!("\"u{n}\":1,\"u{n}\":2")).collect();
+    let body = format!("{{\"metadata\":{{\"name\":\"c\"}},{}}}", unknown.join(","));
+    let (code, text) = cluster.admin_request("POST", path, &json, &body).await.unwrap();
+    assert_eq!(code, 201, "{text}");
+    let (_, kept) = api(&cluster, "GET", &format!("{path}/a"), Value::Null).await;
+    assert_eq!(kept, made);
+}

@@ -131,3 +131,55 @@ async fn bootstrap_tokens_are_users_until_they_are_deleted() {
     }
     assert_eq!(code, 401);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kubelet_sets_no_labels_of_others() {
+    let cluster = Cluster::start().await.unwrap();
+    let as_node = async |method: &str, path: &str, body: Value| {
+        let content = if method == "PATCH" {
+            "application/merge-patch+json"
+        } else {
+            "application/json"
+        };
+        let headers = [
+            ("content-type", content),
+            ("impersonate-user", "system:node:n"),
+            ("impersonate-group", "system:nodes"),
+        ];
+        let (code, text) = cluster
+            .admin_request(method, path, &headers, &body.to_string())
+            .await
+            .unwrap();
+        (code, serde_json::from_str::<Value>(&text).unwrap())
+    };
+    let node = |labels: Value| json!({"metadata": {"name": "n", "labels": labels}});
+    let steering = json!({"team.node-restriction.kubernetes.io/a": "b", "example.k8s.io/c": "d"});
+    let (code, refused) = as_node("POST", "/api/v1/nodes", node(steering)).await;
+    let message = refused["message"].as_str().unwrap();
+    let wanted =
+        "is not allowed to set the following labels: example.k8s.io/c, team.node-restriction.kubernetes.io/a";
+    assert!(code == 403 && message.contains(wanted), "{refused}");
+    let own = json!({"kubernetes.io/hostname": "n", "topology.kubernetes.io/zone": "z", "mine": "x"});
+    assert_eq!(as_node("POST", "/api/v1/nodes", node(own)).await.0, 201);
+    let path = "/api/v1/nodes/n";
+    assert_eq!(
+        as_node("PATCH", path, json!({"metadata": {"labels": {"mine": "y"}}}))
+            .await
+            .0,
+        200
+    );
+    let (code, refused) = as_node(
+        "PATCH",
+        path,
+        json!({"metadata": {"labels": {"kubernetes.io/x": "y"}}}),
+    )
+    .await;
+    let message = refused["message"].as_str().unwrap();
+    assert!(
+        code == 403 && message.contains("is not allowed to modify labels: kubernetes.io/x"),
+        "{refused}"
+    );
+    let owner = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "a", "uid": "b"}]);
+    let (code, _) = as_node("PATCH", path, json!({"metadata": {"ownerReferences": owner}})).await;
+    assert_eq!(code, 403);
+}

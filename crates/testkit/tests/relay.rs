@@ -3,6 +3,8 @@
 
 mod common;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use common::{api, namespace};
 use hikube_testkit::Cluster;
 use serde_json::json;
@@ -62,15 +64,34 @@ async fn stream_end() {
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
 }
 
-async fn upgrade(cluster: &Cluster, protocol: &str) -> (String, tokio_rustls::client::TlsStream<TcpStream>) {
+type Stream = tokio_rustls::client::TlsStream<TcpStream>;
+
+async fn connect(cluster: &Cluster) -> Stream {
     let files = cluster.pki.cluster.files("admin");
     let config: Arc<_> = tls::client_config(&files, &[b"http/1.1"]).unwrap();
     let tcp = TcpStream::connect(cluster.address).await.unwrap();
     let name = rustls::pki_types::ServerName::from(cluster.address.ip());
-    let mut stream = tokio_rustls::TlsConnector::from(config)
-        .connect(name, tcp)
-        .await
-        .unwrap();
+    let connector = tokio_rustls::TlsConnector::from(config);
+    connector.connect(name, tcp).await.unwrap()
+}
+
+/// The head of the answer, and all that comes after it.
+async fn log_over_websocket(cluster: &Cluster, path: &str, protocol: &str) -> (String, Vec<u8>) {
+    let mut stream = connect(cluster).await;
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+         sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-protocol: {protocol}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let (head, mut rest) = (head(&mut stream).await, Vec::new());
+    if head.starts_with("HTTP/1.1 101") {
+        stream.read_to_end(&mut rest).await.unwrap();
+    }
+    (head, rest)
+}
+
+async fn upgrade(cluster: &Cluster, protocol: &str) -> (String, Stream) {
+    let mut stream = connect(cluster).await;
     let request = format!(
         "POST /api/v1/namespaces/t/pods/p/exec?command=sh&stdin=true&stdout=true HTTP/1.1\r\nhost: x\r\n\
          connection: Upgrade\r\nupgrade: {protocol}\r\ncontent-length: 0\r\n\r\n"
@@ -115,6 +136,25 @@ async fn exec_and_logs_reach_the_kubelet() {
         (code, body.as_str()),
         (200, "/containerLogs/t/p/c?follow=true&tailLines=5")
     );
+    let plain = "/containerLogs/t/p/c?follow=true&tailLines=5";
+    let (head, log) = log_over_websocket(&cluster, path, "binary.k8s.io").await;
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    let head = head.to_lowercase();
+    assert!(head.contains("sec-websocket-protocol: binary.k8s.io"), "{head}");
+    assert!(
+        head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="),
+        "{head}"
+    );
+    let length = u8::try_from(plain.len()).unwrap();
+    let close = b"\x88\x02\x03\xe8";
+    assert_eq!(log, [&[0x82, 0, 0x82, length], plain.as_bytes(), close].concat());
+    let (_, log) = log_over_websocket(&cluster, path, "base64.binary.k8s.io").await;
+    let text = BASE64.encode(plain);
+    let length = u8::try_from(text.len()).unwrap();
+    assert_eq!(log, [&[0x81, 0, 0x81, length], text.as_bytes(), close].concat());
+    let (head, _) = log_over_websocket(&cluster, path, "v4.channel.k8s.io").await;
+    assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+
     let (code, _) = api(
         &cluster,
         "GET",

@@ -6,9 +6,32 @@ use crate::http::status::Status;
 use crate::json::{items, push};
 use schema::Resource;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
-/// Labels below these prefixes are for others to set: workloads are kept apart by them.
-const RESTRICTED_LABELS: &str = "node-restriction.kubernetes.io/";
+/// Labels of this namespace are for others to set: workloads are kept apart by them.
+const RESTRICTED: &str = "node-restriction.kubernetes.io";
+/// Namespaces of Kubernetes itself: of their labels, a kubelet sets those that are its own.
+const KUBERNETES: [&str; 2] = ["kubernetes.io", "k8s.io"];
+/// Namespaces of a kubelet's labels. Upstream leaves roles to others; here the roles of a node group reach its nodes
+/// through their kubelets.
+const OF_KUBELETS: [&str; 3] = [
+    "kubelet.kubernetes.io",
+    "node.kubernetes.io",
+    "node-role.kubernetes.io",
+];
+/// Labels of a kubelet in other namespaces.
+const KUBELET_LABELS: [&str; 10] = [
+    "kubernetes.io/hostname",
+    "kubernetes.io/os",
+    "kubernetes.io/arch",
+    "topology.kubernetes.io/region",
+    "topology.kubernetes.io/zone",
+    "failure-domain.beta.kubernetes.io/region",
+    "failure-domain.beta.kubernetes.io/zone",
+    "beta.kubernetes.io/instance-type",
+    "beta.kubernetes.io/os",
+    "beta.kubernetes.io/arch",
+];
 
 /// TaintNodesByCondition: a new node takes no pods until it is ready.
 pub fn not_ready_taint(node: &mut Value) {
@@ -126,8 +149,25 @@ fn restrict_node(
         .into_iter()
         .filter_map(Value::as_object)
         .flat_map(|map| map.keys());
-    if let Some(key) = keys.filter(changed).find(|key| is_restricted(key)) {
-        return refuse(format!("is not allowed to modify label {key:?}"));
+    let forbidden: BTreeSet<&str> = keys
+        .filter(changed)
+        .map(String::as_str)
+        .filter(|key| is_restricted(key))
+        .collect();
+    if !forbidden.is_empty() {
+        let list = forbidden.into_iter().collect::<Vec<_>>().join(", ");
+        return refuse(match operation {
+            Operation::Create => {
+                format!("node {node:?} is not allowed to set the following labels: {list}")
+            }
+            _ => format!("is not allowed to modify labels: {list}"),
+        });
+    }
+    if let Some(old) = old
+        && old["metadata"]["ownerReferences"] != new["metadata"]["ownerReferences"]
+    {
+        // Otherwise it could have itself collected, and come back with other labels and taints.
+        return refuse(format!("node {node:?} is not allowed to modify ownerReferences"));
     }
     if let Some(old) = old
         && old["spec"]["taints"] != new["spec"]["taints"]
@@ -138,11 +178,50 @@ fn restrict_node(
 }
 
 fn is_restricted(key: &str) -> bool {
-    let prefix = key.split('/').next().unwrap_or_default();
-    let restricted = RESTRICTED_LABELS.trim_end_matches('/');
-    key.contains('/') && (prefix == restricted || prefix.ends_with(&format!(".{restricted}")))
+    let Some((namespace, _)) = key.split_once('/') else {
+        return false;
+    };
+    let within = |of: &str| {
+        let above = namespace.strip_suffix(of);
+        above.is_some_and(|above| above.is_empty() || above.ends_with('.'))
+    };
+    if within(RESTRICTED) {
+        return true;
+    }
+    let own = KUBELET_LABELS.contains(&key) || OF_KUBELETS.iter().any(|of| within(of));
+    KUBERNETES.iter().any(|of| within(of)) && !own
 }
 
 fn name_of(value: &Value) -> &str {
     value["metadata"]["name"].as_str().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kubelets_set_their_own_labels_and_those_of_nobody() {
+        for own in [
+            "role",
+            "hikube.io/node-group",
+            "kubernetes.io/hostname",
+            "topology.kubernetes.io/zone",
+            "node.kubernetes.io/instance-type",
+            "a.node.kubernetes.io/b",
+            "node-role.kubernetes.io/ingress-nginx",
+            "xkubernetes.io/a",
+        ] {
+            assert!(!is_restricted(own), "{own}");
+        }
+        for other in [
+            "node-restriction.kubernetes.io/a",
+            "team.node-restriction.kubernetes.io/a",
+            "kubernetes.io/other",
+            "topology.kubernetes.io/rack",
+            "a.k8s.io/b",
+        ] {
+            assert!(is_restricted(other), "{other}");
+        }
+    }
 }

@@ -14,6 +14,10 @@ use std::sync::Arc;
 
 /// Answers below this size are not worth compressing; upstream's limit.
 const GZIP_MIN_BYTES: u64 = 128 << 10;
+/// All warnings of an answer, as upstream's limit: they are headers, and an object may have a million unknown fields.
+const MAX_WARNING_BYTES: usize = 4096;
+/// What is left of each when all do not fit; upstream's limit.
+const MAX_LONG_WARNING_BYTES: usize = 256;
 
 /// An answer with a body of a given type.
 pub fn bytes(code: u16, content_type: &'static str, body: impl Into<Bytes>) -> Response {
@@ -330,8 +334,24 @@ pub fn table(resource: &Resource, form: &str, meta: Value, rows: Vec<Value>, wit
 
 /// Adds the warnings of a call to its answer (RFC 7234, as kubectl reads them).
 pub fn add_warnings(call: &Call, response: &mut Response) {
-    for warning in call.warnings.lock().drain(..) {
-        let text: String = warning
+    warnings(std::mem::take(&mut *call.warnings.lock()), response);
+}
+
+fn warnings(warnings: Vec<String>, response: &mut Response) {
+    let whole: usize = warnings.iter().map(String::len).sum();
+    let longest = if whole > MAX_WARNING_BYTES {
+        MAX_LONG_WARNING_BYTES
+    } else {
+        usize::MAX
+    };
+    let mut left = MAX_WARNING_BYTES;
+    for warning in warnings {
+        let text = cut(&warning, longest);
+        let Some(less) = left.checked_sub(text.len()) else {
+            return;
+        };
+        left = less;
+        let text: String = text
             .chars()
             .map(|c| if c.is_control() { ' ' } else { c })
             .collect();
@@ -339,5 +359,40 @@ pub fn add_warnings(call: &Call, response: &mut Response) {
         if let Ok(header) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
             response.headers_mut().append(header::WARNING, header);
         }
+    }
+}
+
+/// The beginning of a text, of at most so many bytes.
+fn cut(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn warned(texts: impl IntoIterator<Item = String>) -> Vec<String> {
+        let mut response = text(200, "");
+        warnings(texts.into_iter().collect(), &mut response);
+        let headers = response.headers().get_all(header::WARNING);
+        headers
+            .iter()
+            .map(|value| value.to_str().unwrap().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn warnings_are_quoted() {
+        assert_eq!(warned(["a \"b\"\n\\".to_owned()]), ["299 - \"a \\\"b\\\" \\\\\""]);
+    }
+
+    #[test]
+    fn warnings_have_room_for_a_few() {
+        // More headers than an answer can have would end the connection.
+        let many = warned((0..100_000).map(|n| format!("unknown field \"spec.f{n}\"")));
+        assert!((100..300).contains(&many.len()), "{}", many.len());
+        let long = warned(["x".repeat(4000), "y".repeat(4000)]);
+        assert_eq!(long.iter().map(String::len).collect::<Vec<_>>(), [264, 264]);
+        assert_eq!(warned(["x".repeat(4000)])[0].len(), 4008);
     }
 }

@@ -65,7 +65,7 @@ pub fn force(call: &Call) -> Result<bool, Status> {
 }
 
 /// Reads and checks the configuration.
-fn configuration(call: &Call, resource: &Resource, body: &[u8]) -> Result<Value, Status> {
+pub fn configuration(call: &Call, resource: &Resource, body: &[u8]) -> Result<Value, Status> {
     let document = yaml::decode(body)
         .map_err(|status| Status::bad_request(format!("error decoding YAML: {}", status.message)))?;
     tell_duplicates(call, document.duplicates)?;
@@ -166,7 +166,7 @@ pub fn failure(call: &Call, resource: &Resource, error: ApplyError) -> Status {
 }
 
 /// A configuration may say which state it is for.
-fn check_base(resource: &Resource, old: &Value, config: &Value) -> Result<(), Status> {
+pub fn check_base(resource: &Resource, old: &Value, config: &Value) -> Result<(), Status> {
     for field in ["resourceVersion", "uid"] {
         let wanted = meta::text(config, field);
         if !wanted.is_empty() && wanted != meta::text(old, field) {

@@ -1,5 +1,6 @@
 //! PATCH: JSON patch, merge patch and strategic merge patch.
 
+use super::json_patch::{self, MAX_OPERATIONS};
 use super::update::{self, Part};
 use super::{apply, check_kind, managed, prune};
 use crate::call::{Call, Document, Response, decode_json};
@@ -8,13 +9,10 @@ use crate::http::status::Status;
 use schema::Resource;
 use serde_json::Value;
 
-/// Operations in one JSON patch, as upstream's limit.
-const MAX_OPERATIONS: usize = 10_000;
-
 /// A decoded patch.
 pub enum Patch {
     /// RFC 6902.
-    Json(json_patch::Patch),
+    Json(::json_patch::Patch),
     /// RFC 7386.
     Merge(Value),
     /// Kubernetes' own: lists merge by key.
@@ -24,9 +22,14 @@ pub enum Patch {
 impl Patch {
     /// Reads the body by its content type.
     pub fn decode(call: &Call, custom: bool, body: &[u8]) -> Result<Self, Status> {
-        match call.media_type() {
+        Self::of(call.media_type(), custom, body)
+    }
+
+    /// Reads a body of a type.
+    pub fn of(media_type: &str, custom: bool, body: &[u8]) -> Result<Self, Status> {
+        match media_type {
             "application/json-patch+json" => {
-                let patch: json_patch::Patch = serde_json::from_slice(body)
+                let patch: ::json_patch::Patch = serde_json::from_slice(body)
                     .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
                 if patch.0.len() > MAX_OPERATIONS {
                     return Err(Status::new(
@@ -56,7 +59,7 @@ impl Patch {
             Self::Json(patch) => {
                 let mut new = old.clone();
                 show_empty(resource, &mut new);
-                json_patch::patch(&mut new, patch).map_err(|e| {
+                json_patch::apply(&patch.0, &mut new).map_err(|e| {
                     Status::new(
                         422,
                         "Invalid",

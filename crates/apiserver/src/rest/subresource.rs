@@ -1,14 +1,13 @@
 //! Subresources: status, scale, binding, eviction, token, finalize, approval and the like.
 
 use super::options::DeleteOptions;
-use super::patch::Patch;
 use super::update::{self, Part};
-use super::{check_kind_of, delete, patch, read};
+use super::{check_kind_of, delete, patch, pod, read};
 use crate::call::{Call, Response};
 use crate::http::request::RequestInfo;
 use crate::http::respond;
 use crate::http::status::Status;
-use crate::json::{items_mut, push};
+use crate::json::push;
 use crate::store::builtin;
 use schema::Resource;
 use serde_json::{Value, json};
@@ -37,14 +36,18 @@ pub async fn answer(call: &Arc<Call>, resource: &'static Resource, body: &[u8]) 
         ("approval", "get") | ("ephemeralcontainers" | "resize", "get") => read::get(call, resource).await,
         ("approval", "update") => update::put(call, resource, Part::Approval, body).await,
         ("approval", "patch") => patch::patch(call, resource, Part::Approval, body).await,
-        ("ephemeralcontainers", "update" | "patch") => containers(call, resource, body).await,
-        ("resize", "update" | "patch") => resize(call, resource, body).await,
+        ("ephemeralcontainers", "update" | "patch") => pod::containers(call, resource, body).await,
+        ("resize", "update" | "patch") => pod::resize(call, resource, body).await,
         _ => Err(Status::method_not_allowed()),
     }
 }
 
 /// Answers with an object of the resource.
-fn show(call: &Call, resource: &'static Resource, outcome: &update::Outcome) -> Result<Response, Status> {
+pub(super) fn show(
+    call: &Call,
+    resource: &'static Resource,
+    outcome: &update::Outcome,
+) -> Result<Response, Status> {
     respond::object(
         call,
         resource,
@@ -193,71 +196,6 @@ async fn finalize(call: &Call, resource: &'static Resource, body: &[u8]) -> Resu
     })
     .await?;
     show(call, resource, &outcome)
-}
-
-/// A change of one part of a pod's spec that its main resource does not allow.
-async fn containers(call: &Call, resource: &'static Resource, body: &[u8]) -> Result<Response, Status> {
-    let change = SpecChange::decode(call, body)?;
-    let outcome = update::update(call, resource, Part::Raw, |old| {
-        let wanted = change.apply(resource, old)?;
-        let mut new = old.clone();
-        new["spec"]["ephemeralContainers"] = wanted["spec"]["ephemeralContainers"].clone();
-        schema::default(resource, &mut new);
-        let causes = schema::validate_ephemeral_containers(old, &new);
-        if causes.is_empty() {
-            Ok(new)
-        } else {
-            Err(Status::invalid(resource, &call.info.name, causes))
-        }
-    })
-    .await?;
-    show(call, resource, &outcome)
-}
-
-/// New resources of a pod's containers.
-async fn resize(call: &Call, resource: &'static Resource, body: &[u8]) -> Result<Response, Status> {
-    let change = SpecChange::decode(call, body)?;
-    let outcome = update::update(call, resource, Part::Raw, |old| {
-        let wanted = change.apply(resource, old)?;
-        let mut new = old.clone();
-        for container in items_mut(&mut new, &["spec", "containers"]) {
-            let same = wanted["spec"]["containers"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .find(|c| c["name"] == container["name"]);
-            if let Some(same) = same {
-                container["resources"] = same["resources"].clone();
-            }
-        }
-        Ok(new)
-    })
-    .await?;
-    show(call, resource, &outcome)
-}
-
-/// A PUT or a PATCH of a pod through a subresource.
-enum SpecChange {
-    Put(Value),
-    Patch(Patch),
-}
-
-impl SpecChange {
-    fn decode(call: &Call, body: &[u8]) -> Result<Self, Status> {
-        if call.info.verb == "patch" {
-            return Ok(Self::Patch(Patch::decode(call, false, body)?));
-        }
-        let mut value = call.decode(body)?.value;
-        check_kind_of("v1", "Pod", &mut value)?;
-        Ok(Self::Put(value))
-    }
-
-    fn apply(&self, resource: &Resource, old: &Value) -> Result<Value, Status> {
-        match self {
-            Self::Put(value) => Ok(value.clone()),
-            Self::Patch(patch) => patch.apply(resource, old),
-        }
-    }
 }
 
 /// POST of a `Binding` to the namespace instead of the pod.

@@ -93,7 +93,7 @@ fn merge_items(ty: Type<'_>, kind: Kind, live: &[Value], applied: &[Value]) -> V
 }
 
 /// The value without the fields of a set. `None` if a map or list has nothing left.
-pub(super) fn remove(ty: Type<'_>, value: &Value, taken: &Set) -> Option<Value> {
+pub(super) fn remove(ty: Type<'_>, value: &Value, taken: &Set, emptied: Emptied) -> Option<Value> {
     if taken.is_empty() {
         return Some(value.clone());
     }
@@ -107,14 +107,14 @@ pub(super) fn remove(ty: Type<'_>, value: &Value, taken: &Set) -> Option<Value> 
                     continue;
                 }
                 let value = match taken.below(&element) {
-                    Some(below) => remove(ty.field(name).0, value, below),
+                    Some(below) => remove(ty.field(name).0, value, below, emptied),
                     None => Some(value.clone()),
                 };
                 if let Some(value) = value {
                     kept.insert(name.clone(), value);
                 }
             }
-            (!kept.is_empty()).then_some(Value::Object(kept))
+            emptied.or(kept.is_empty(), Value::Object(kept))
         }
         (Kind::Set | Kind::Keyed, Value::Array(items)) => {
             let mut kept = Vec::with_capacity(items.len());
@@ -127,13 +127,32 @@ pub(super) fn remove(ty: Type<'_>, value: &Value, taken: &Set) -> Option<Value> 
                     continue;
                 }
                 let item = match taken.below(&element) {
-                    Some(below) => remove(ty.item(), item, below),
+                    Some(below) => remove(ty.item(), item, below, emptied),
                     None => Some(item.clone()),
                 };
                 kept.extend(item);
             }
-            (!kept.is_empty()).then_some(Value::Array(kept))
+            emptied.or(kept.is_empty(), Value::Array(kept))
         }
         _ => Some(value.clone()),
+    }
+}
+
+/// What becomes of a map or list of which everything is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Emptied {
+    /// It goes, too.
+    Goes,
+    /// It is still a field, without a value.
+    IsNull,
+}
+
+impl Emptied {
+    fn or(self, empty: bool, value: Value) -> Option<Value> {
+        match (empty, self) {
+            (false, _) => Some(value),
+            (true, Self::Goes) => None,
+            (true, Self::IsNull) => Some(Value::Null),
+        }
     }
 }

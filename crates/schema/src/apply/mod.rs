@@ -26,6 +26,7 @@ use crate::facts::{Inner, TypeId, Wrap, facts};
 use crate::registry::Resource;
 use compare::Comparison;
 use managers::{Entry, Operation};
+use merge::Emptied;
 use types::Type;
 
 /// The manager for fields from before the first apply.
@@ -207,22 +208,23 @@ fn prune(ty: Type<'_>, merged: Value, others: &[Entry], own: &Entry, last: &Set)
     if last.is_empty() {
         return merged;
     }
-    let removed =
-        |taken: &Set| merge::remove(ty, &merged, taken).unwrap_or_else(|| Value::Object(Map::new()));
+    let removed = |taken: &Set, emptied| {
+        merge::remove(ty, &merged, taken, emptied).unwrap_or_else(|| Value::Object(Map::new()))
+    };
     let present = compare::with_named(ty, &compare::fields_of(ty, &merged));
     let last = compare::with_named(ty, last);
-    let pruned = removed(&last);
+    let pruned = removed(&last, Emptied::IsNull);
     // What others own comes back, and what this manager owns now.
     let owned = others
         .iter()
         .fold(own.fields.clone(), |all, entry| all.union(entry.fields.clone()));
     let owned = compare::with_named(ty, &owned);
     let left = compare::with_named(ty, &compare::fields_of(ty, &pruned));
-    let pruned = removed(&present.difference(&left).difference(&owned));
+    let pruned = removed(&present.difference(&left).difference(&owned), Emptied::IsNull);
     // What was below a removed field without having been applied comes back, too.
     let left = compare::with_named(ty, &compare::fields_of(ty, &pruned));
     let gone = present.difference(&left).intersection(&last);
-    removed(&gone)
+    removed(&gone, Emptied::Goes)
 }
 
 /// Changed fields are not others' any more. With `conflicts`, those that others own are put there instead.

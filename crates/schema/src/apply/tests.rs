@@ -352,3 +352,13 @@ proptest! {
         prop_assert_eq!(again, last);
     }
 }
+
+#[test]
+fn who_applies_an_empty_field_removes_nothing_below_it() {
+    let live = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}, "status": {"loadBalancer": {}}});
+    let config = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}, "status": {}});
+    let once = applied("services", &live, config.clone(), "a", false).unwrap();
+    let twice = applied("services", &once, config, "a", false).unwrap();
+    assert_eq!(twice["status"], json!({"loadBalancer": {}}));
+    assert_eq!(twice, once);
+}

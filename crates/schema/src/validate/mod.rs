@@ -25,6 +25,7 @@ mod node;
 mod pod;
 mod probe;
 mod quota;
+mod resize;
 mod resources;
 mod scheduling;
 mod security;
@@ -134,6 +135,21 @@ pub fn validate_ephemeral_containers(old: &Value, new: &Value) -> Vec<Cause> {
     let mut c = Causes::default();
     pod::pod(&mut c, new);
     update::ephemeral_containers(&mut c, old, new);
+    c.into_vec()
+}
+
+/// Rules for a pod whose containers get other resources through `resize`.
+pub fn validate_resize(old: &Value, new: &Value) -> Vec<Cause> {
+    let mut c = Causes::default();
+    pod::pod(&mut c, new);
+    resize::resize(&mut c, old, new);
+    c.into_vec()
+}
+
+/// Whether a state that a client wants of a pod through `resize` has the containers of the present one.
+pub fn validate_same_containers(old: &Value, wanted: &Value) -> Vec<Cause> {
+    let mut c = Causes::default();
+    resize::same_containers(&mut c, old, wanted);
     c.into_vec()
 }
 
