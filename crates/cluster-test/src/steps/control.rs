@@ -60,18 +60,20 @@ pub fn kill_engine(cluster: &Cluster) -> Result<()> {
     let home = regions::home_node(cluster)?;
     let ledger = Ledger::start(hosts(cluster, &home)?)?;
     let before = container_ids(cluster)?;
-    let kill = |words: &[&str]| processes::kill(&cluster.processes_with(words));
     let node = format!("--node-name={home} ");
     for round in ["an engine", "the engine after it, once its supervisor was too"] {
         ledger.wait_progress(ENGINE_PAUSE)?;
         if round != "an engine" {
-            kill(&["hikube", " supervisor ", "--spec"])?;
-            // The new supervisors are handed what the old ones kept within the engines' next report.
+            // Those of the regions; the host's starts them again.
+            let mut supervisors = cluster.processes_with(&["hikube", " supervisor ", "--spec"]);
+            supervisors.retain(|process| !process.command.contains("/host.json"));
+            processes::kill(&supervisors)?;
+            // The engines tell the new ones what to keep with their next report.
             cluster.wait_healthy(Duration::from_secs(60))?;
             std::thread::sleep(Duration::from_secs(3));
         }
         let start = Instant::now();
-        kill(&["hikube", " engine ", &node])?;
+        processes::kill(&cluster.processes_with(&["hikube", " engine ", &node]))?;
         ledger.wait_progress(ENGINE_PAUSE)?;
         println!(
             "{round} was killed: the database paused for {:.2} s",
