@@ -122,7 +122,7 @@ pub fn simulate(args: &[String]) -> Result<()> {
 
 /// Programs that feed damaged input, and what they feed it to. The unit tests do a bounded count of the same.
 const FUZZERS: [(&str, &[&str]); 2] = [
-    ("fuzz", &["frames", "disk", "session"]),
+    ("fuzz", &["frames", "disk", "session", "handshake", "requests"]),
     ("api_fuzz", &["bodies", "patches", "selectors", "protobuf"]),
 ];
 

@@ -337,7 +337,8 @@ impl Builder<'_> {
         storage_files(&mut command, &files);
         Component {
             command,
-            sticky: true,
+            // Where the kernel can, its restart is a pause: it goes on with its devices (FUSE_NOTIFY_RESEND).
+            sticky: !crate::host::kernel_is_at_least(6, 9),
             keeps_descriptors: true,
             ..self.on_node("engine", node, level::ENGINE)
         }
