@@ -223,7 +223,9 @@ impl Draw {
             };
         }
         if self.percent(15) {
-            pointer.push_str(*self.one_of(&["/-", "/0", "/new", "/~1", "/99999999999999999999", "~2", "//"]));
+            const ODD: [&str; 7] = ["/-", "/0", "/new", "/~1", "/99999999999999999999", "~2", "//"];
+            let at = self.below(ODD.len());
+            pointer.push_str(ODD[at]);
         }
         pointer
     }

@@ -364,7 +364,11 @@ fn warnings(warnings: Vec<String>, response: &mut Response) {
 
 /// The beginning of a text, of at most so many bytes.
 fn cut(text: &str, bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes)]
+    let mut end = bytes.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 #[cfg(test)]
@@ -394,5 +398,6 @@ mod tests {
         let long = warned(["x".repeat(4000), "y".repeat(4000)]);
         assert_eq!(long.iter().map(String::len).collect::<Vec<_>>(), [264, 264]);
         assert_eq!(warned(["x".repeat(4000)])[0].len(), 4008);
+        assert_eq!(cut("aéb", 2), "a");
     }
 }

@@ -199,7 +199,7 @@ fn mark(resource: &Resource, value: &Value, options: &DeleteOptions) -> Option<V
         && !meta::is_terminating(value)
         && let Some(generation) = metadata.get("generation").and_then(Value::as_i64)
     {
-        metadata.insert("generation".into(), (generation + 1).into());
+        metadata.insert("generation".into(), generation.saturating_add(1).into());
     }
     Some(marked)
 }

@@ -140,7 +140,7 @@ fn count_generation(call: &Call, old: &Value, new: &mut Value) {
         && new["spec"] != old["spec"]
         && let Some(generation) = old["metadata"]["generation"].as_i64()
     {
-        new["metadata"]["generation"] = (generation + 1).into();
+        new["metadata"]["generation"] = generation.saturating_add(1).into();
     }
 }
 

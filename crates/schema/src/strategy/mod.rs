@@ -77,7 +77,10 @@ pub fn prepare_update(resource: &Resource, old: &Value, new: &mut Value) {
     }
     let generation = old.int(&["metadata", "generation"]);
     let changed = resource.has_generation && desired_state_differs(resource, old, new);
-    set_generation(new, generation.map(|g| if changed { g + 1 } else { g }));
+    set_generation(
+        new,
+        generation.map(|g| if changed { g.saturating_add(1) } else { g }),
+    );
 }
 
 /// Before an update of the status: takes everything but the status, and what else this path may change, from the
@@ -149,7 +152,10 @@ pub fn prepare_ephemeral_containers_update(old: &Value, new: &mut Value) {
     }
     let changed = !same(old.at(&["spec"]), new.at(&["spec"]));
     let generation = old.int(&["metadata", "generation"]);
-    set_generation(new, generation.map(|g| if changed { g + 1 } else { g }));
+    set_generation(
+        new,
+        generation.map(|g| if changed { g.saturating_add(1) } else { g }),
+    );
 }
 
 /// Before `finalize` of a namespace: only `spec.finalizers` changes.
@@ -161,7 +167,7 @@ pub fn prepare_finalize(old: &Value, new: &mut Value) {
 /// Counts a change of the desired state that the caller made itself, such as marking the object as deleted.
 pub fn count_generation(object: &mut Value) {
     if let Some(generation) = object.int(&["metadata", "generation"]).filter(|g| *g > 0) {
-        set_generation(object, Some(generation + 1));
+        set_generation(object, Some(generation.saturating_add(1)));
     }
 }
 
