@@ -50,6 +50,9 @@ fn named_seeds() {
         // A member that was told to begin the epoch was not told of those that began it meanwhile, and later believed one of
         // them that had been set back.
         5991,
+        // A learner was lost while it was filled across the beginning of an epoch, and could not be cut back ever after. The
+        // size of a damaged replica went back to that of an older record (no progress).
+        5159,
         // The only member that was left besides one that was set back had not been told that this one had taken part: a
         // fault of the model, which took the engine's word for it that everybody knew.
         895, // A snapshot was acknowledged when another engine had dropped it: a fault of the model.

@@ -21,6 +21,9 @@ use tonic::transport::Channel;
 pub const REGIONS: [&str; 3] = ["geneva", "gland", "lucerne"];
 pub const CLUSTER: &str = "test";
 
+/// Lines of each log that a failure shows.
+const LOG_LINES: usize = 40;
+
 /// Tests run one at a time: each measures time on few cores.
 static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
@@ -356,13 +359,43 @@ impl Cluster {
         Admin::new(&self.storage(name)).unwrap()
     }
 
-    /// The end of every log, for failures.
+    /// Gives a store an empty disk of its own, so that nothing else on the machine decides how much space it has. The
+    /// store must not run; unmounted with the cluster.
+    pub fn own_disk(&mut self, index: usize, mib: u64) {
+        let dir = self.store_dir(index);
+        std::fs::remove_dir_all(&dir).unwrap();
+        std::fs::create_dir(&dir).unwrap();
+        let options = format!("size={mib}m");
+        run(
+            "mount",
+            &["-t", "tmpfs", "-o", &options, "tmpfs", dir.to_str().unwrap()],
+        );
+        self.format(index);
+    }
+
+    /// How much space there is where the stores are.
+    fn space(&self) -> String {
+        let stores = (0..REGIONS.len()).map(|index| self.store_dir(index));
+        let free = |dir: PathBuf| {
+            let stat = rustix::fs::statvfs(&dir).map(|s| (s.f_bavail, s.f_blocks, s.f_frsize));
+            let (free, all, size) = stat.unwrap_or_default();
+            format!(
+                "--- {}: {} of {} MiB free\n",
+                dir.display(),
+                (free * size) >> 20,
+                (all * size) >> 20
+            )
+        };
+        stores.map(free).collect()
+    }
+
+    /// The end of every log, for failures, and how much space there is.
     pub fn logs(&self) -> String {
-        let mut text = String::new();
+        let mut text = self.space();
         for entry in std::fs::read_dir(self.dir.path()).unwrap().flatten() {
             if entry.path().extension().is_some_and(|e| e == "log") {
                 let log = std::fs::read_to_string(entry.path()).unwrap_or_default();
-                let tail: Vec<&str> = log.lines().rev().take(15).collect();
+                let tail: Vec<&str> = log.lines().rev().take(LOG_LINES).collect();
                 text += &format!("--- {}\n", entry.path().display());
                 for line in tail.iter().rev() {
                     text += &format!("{line}\n");

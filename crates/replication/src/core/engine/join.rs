@@ -84,8 +84,9 @@ impl Engine {
                 && self.good_end(i) > keep
                 && p.promise.as_ref().is_some_and(|p| p.journal_first <= keep + 1)
         });
-        // Applied beyond the common log: its blocks are of a log that did not continue.
-        let wrong = promise.commit > keep && !promise.copying && promise.end > keep;
+        // Applied beyond the common log: its blocks are of a log that did not continue. Or it was lost while it was filled
+        // across the beginning of an epoch, which it does not know as such before it begins its own.
+        let wrong = promise.commit > keep && promise.end > keep;
         if self.set_back(promise) {
             tracing::warn!(volume = %self.settings.volume, id = %promise.id,
                 "a replica came back with an old state: it is not believed, and copied anew");

@@ -132,7 +132,7 @@ impl Replica {
     /// Becomes a learner whose stream begins after `from` (R15): what it has up to `keep` goes in place, the journal
     /// begins anew.
     fn begin_copy(&mut self, now: Nanos, cut: &Cut, from: Seq) -> Outcome {
-        let wipe = cut.keep < self.stable && self.state.copy.is_none();
+        let wipe = cut.keep < self.stable;
         let old = self.state.copy.clone().unwrap_or_else(|| CopyState {
             pieces: vec![(self.state.blocks, cut.keep)],
             cursor: 0,
@@ -351,7 +351,10 @@ impl Replica {
         while self.recent.front().is_some_and(|h| h.seq <= target) {
             let held: Arc<Held> = self.recent.pop_front().expect("the front was just seen");
             self.recent_index.remove(&held);
-            if let HeldKind::Resize { blocks } = held.kind {
+            // A restart comes past growth that was applied long ago, and perhaps not past what followed.
+            if let HeldKind::Resize { blocks } = held.kind
+                && blocks > self.state.blocks
+            {
                 self.blocks.resize(blocks).during("growing the blocks")?;
                 self.state.blocks = blocks;
                 self.persist()?;
