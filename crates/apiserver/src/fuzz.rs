@@ -419,6 +419,18 @@ mod tests {
     }
 
     #[test]
+    fn what_was_found_once_stays_mended() {
+        // A generation that cannot be counted further.
+        for (target, seed) in [(Target::Bodies, 1_006_432), (Target::Protobuf, 1_012_604)] {
+            assert_eq!(run(target, seed), Ok(()), "{target:?} {seed}");
+        }
+        // What is applied empty owned what was below it; the last digit of a number.
+        for (target, seed) in [(Target::Patches, 4050), (Target::Bodies, 16_992)] {
+            assert_eq!(run(target, seed), Ok(()), "{target:?} {seed}");
+        }
+    }
+
+    #[test]
     fn selectors_mean_what_they_print() {
         many(Target::Selectors, 20_000);
     }
