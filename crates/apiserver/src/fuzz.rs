@@ -424,6 +424,8 @@ mod tests {
         for (target, seed) in [(Target::Bodies, 1_006_432), (Target::Protobuf, 1_012_604)] {
             assert_eq!(run(target, seed), Ok(()), "{target:?} {seed}");
         }
+        // A time that is not there, in a map.
+        assert_eq!(run(Target::Protobuf, 1_209_652), Ok(()));
         // What is applied empty owned what was below it; the last digit of a number.
         for (target, seed) in [(Target::Patches, 4050), (Target::Bodies, 16_992)] {
             assert_eq!(run(target, seed), Ok(()), "{target:?} {seed}");

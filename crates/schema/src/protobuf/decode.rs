@@ -108,7 +108,9 @@ fn put(
             let Field::Bytes(entry) = field else {
                 return Err(WireError("map entry"));
             };
-            let (key, value) = map_entry(shape, entry, depth)?;
+            let Some((key, value)) = map_entry(shape, entry, depth)? else {
+                return Ok(());
+            };
             let map = object.entry(name).or_insert_with(|| Value::Object(Map::new()));
             if let Some(map) = map.as_object_mut() {
                 map.insert(key, value);
@@ -129,7 +131,8 @@ fn is_empty(value: &Value) -> bool {
 }
 
 /// A map entry is a message of key (1) and value (2); a list as a value is a message of items (1).
-fn map_entry(shape: Shape, entry: &[u8], depth: usize) -> Result<(String, Value), WireError> {
+/// `None` where the value is a time that is not set.
+fn map_entry(shape: Shape, entry: &[u8], depth: usize) -> Result<Option<(String, Value)>, WireError> {
     let item = shape.item();
     let (mut key, mut value) = (String::new(), None);
     let mut reader = Reader::new(entry);
@@ -148,7 +151,28 @@ fn map_entry(shape: Shape, entry: &[u8], depth: usize) -> Result<(String, Value)
             _ => {}
         }
     }
-    Ok((key, value.unwrap_or_else(|| Value::String(String::new()))))
+    if value.is_none() {
+        value = unset(item, depth)?;
+    }
+    Ok(value.map(|value| (key, value)))
+}
+
+/// What Go's type has where nothing is said.
+fn unset(shape: Shape, depth: usize) -> Result<Option<Value>, WireError> {
+    if shape.wrap == Wrap::List {
+        return Ok(Some(Value::Array(Vec::new())));
+    }
+    let nothing = Field::Bytes(b"");
+    let scalar = match shape.inner {
+        Inner::Scalar(scalar) => Some(scalar),
+        Inner::Type(id) => leaf(id),
+    };
+    Ok(match scalar {
+        Some(Scalar::Boolean) => Some(false.into()),
+        Some(Scalar::Int32 | Scalar::Int64 | Scalar::Double) => Some(0.into()),
+        Some(Scalar::Quantity) => Some("0".into()),
+        _ => one(shape, nothing, depth + 1)?,
+    })
 }
 
 /// A single value; `None` for an unset time.

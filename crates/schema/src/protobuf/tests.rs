@@ -97,6 +97,20 @@ fn an_event_is_framed() {
 }
 
 #[test]
+fn an_entry_without_a_value_has_that_of_go() {
+    // status.disruptedPods is a map of times, spec.overhead one of quantities, data one of texts.
+    let entry = field(1, b"k");
+    let budget = body("policy/v1", "PodDisruptionBudget", &field(3, &field(2, &entry)));
+    let read = decode(&budget).unwrap();
+    assert!(read["status"]["disruptedPods"].get("k").is_none(), "{read}");
+    encode(&read).unwrap();
+    let pod = decode(&body("v1", "Pod", &field(2, &field(32, &entry)))).unwrap();
+    assert_eq!(pod["spec"]["overhead"], json!({"k": "0"}));
+    let map = decode(&body("v1", "ConfigMap", &field(2, &entry))).unwrap();
+    assert_eq!(map["data"], json!({"k": ""}));
+}
+
+#[test]
 fn rubbish_is_refused() {
     assert!(matches!(decode(b"{}"), Err(Error::Magic)));
     assert!(matches!(
