@@ -1,4 +1,5 @@
 //! A process that is killed and started again gets back what it had stored.
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 use hikube_fdstore::{self as fdstore, Manager, Store};
 use std::fs::File;
