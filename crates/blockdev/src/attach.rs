@@ -75,8 +75,6 @@ impl Attachment {
         let connection = duplicate(kept.as_fd(), dir)?;
         let server = serve(device, kept, options, connection::rejoin)
             .map_err(Error::file("go on with the FUSE connection of", dir))?;
-        connection::ask_again(connection.as_fd())
-            .map_err(Error::file("ask for unanswered requests of", dir))?;
         Ok(Self {
             dir: dir.into(),
             loop_device,

@@ -47,6 +47,8 @@ pub(crate) fn rejoin(fs: VolumeFs, connection: OwnedFd) -> Result<Session<Volume
     let mut place = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(number) });
     // Atomic: whoever uses the number afterwards uses the connection.
     rustix::io::dup3(&connection, &mut place, rustix::io::DupFlags::CLOEXEC)?;
+    // Before the first request is read: what this session has taken must not come again.
+    ask_again(connection.as_fd())?;
     Ok(session)
 }
 
@@ -76,7 +78,7 @@ fn check_reply(reply: &[u8]) -> Result<()> {
 }
 
 /// Has the kernel send what was taken from the connection and never answered.
-pub(crate) fn ask_again(connection: BorrowedFd<'_>) -> Result<()> {
+fn ask_again(connection: BorrowedFd<'_>) -> Result<()> {
     let mut message = [0; 16];
     message[..4].copy_from_slice(&16u32.to_ne_bytes());
     message[4..8].copy_from_slice(&RESEND.to_ne_bytes());

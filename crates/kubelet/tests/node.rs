@@ -147,13 +147,12 @@ impl Setup {
                 .container_statuses
                 .and_then(|c| c.into_iter().next())
                 .context("no container")?;
-            let fits = container.ready && container.restart_count >= restarts;
-            Ok(fits.then(|| {
-                (
-                    container.container_id.unwrap_or_default(),
-                    container.restart_count,
-                )
-            }))
+            ensure!(
+                container.ready && container.restart_count >= restarts,
+                "{container:?}"
+            );
+            let id = container.container_id.unwrap_or_default();
+            Ok(Some((id, container.restart_count)))
         })
         .await
     }

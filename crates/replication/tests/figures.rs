@@ -232,11 +232,13 @@ fn an_engine_that_was_stopped_completes_nothing_after_another_was_opened() {
             .unwrap();
         assert!(!stale.status.success(), "a deposed engine served a read");
         let (last_of_first, result) = writer.stop();
-        assert!(result.is_err(), "a deposed engine completed a write");
-        assert_eq!(
-            last_of_first,
-            at_promotion,
-            "completed after the promotion, {:?} ago",
+        assert!(result.is_err(), "a deposed engine's device went on writing");
+        // One write may have been in flight, and on a majority, when the engine was stopped: its answers lie in the
+        // engine's sockets, so it is completed, rightly, before the engine learns that it was deposed. What was
+        // written under it is the same as the heir's write of that number, whose loss `check` would see.
+        assert!(
+            last_of_first <= at_promotion + 1,
+            "completed {last_of_first} after a promotion at {at_promotion}, {:?} ago",
             promoted.elapsed()
         );
         let (last, result) = heir.stop();
